@@ -1,0 +1,222 @@
+"""Image shards: webdataset tars that are the same bytes every time, and random access into them.
+
+A data artifact keeps its images as `shards/00000.tar` (`<key>.jpg` and `<key>.json` per sample, readable by any
+webdataset loader) and one `images.parquet` that says for every image name which tar, at which offset, how long, how
+large in pixels and with which digest. A record's `image` field is that name, so a shuffled training run reads single
+images with one `pread` and no unpacking.
+
+Tars carry fixed owners and times and are written in the order of `add`: equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+from llavaflow.datasets._index import sha256_bytes
+from llavaflow.infra.errors import StoreError
+from llavaflow.infra.fingerprint import canonical
+
+TABLE = "images.parquet"
+FOLDER = "shards"
+HEADER_BYTES = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """Where an image was written: its name in records, and its row for the index."""
+
+    image: str
+    file: str
+    row: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSample:
+    """One sample read back from a shard."""
+
+    key: str
+    image: bytes
+    extension: str
+    meta: dict[str, Any]
+
+
+class ShardWriter:
+    """Writes `shards/*.tar` and `images.parquet` under a root; what an earlier, killed writer left is replaced."""
+
+    def __init__(self, root: Path, *, per_shard: int = 1000) -> None:
+        self.root = root
+        self.per_shard = per_shard
+        self.bytes = 0
+        self._rows: list[dict[str, Any]] = []
+        self._keys: set[str] = set()
+        self._stream: Any = None
+        self._tar: Any = None
+        self._file = ""
+        self._row = 0
+
+    def __enter__(self) -> ShardWriter:
+        shutil.rmtree(self.root / FOLDER, ignore_errors=True)
+        (self.root / TABLE).unlink(missing_ok=True)
+        (self.root / FOLDER).mkdir(parents=True)
+        return self
+
+    def add(self, image: str, data: bytes, meta: Mapping[str, Any], *, width: int, height: int) -> Placed:
+        """Append an image under the name that records will use; the key in the tar is that name without suffix."""
+        name = PurePosixPath(image)
+        extension = name.suffix.lstrip(".").lower()
+        key = str(name.with_suffix(""))
+        if key in self._keys or not extension or "." in name.stem:
+            raise ValueError(f"image name '{image}' is taken or is not a name with exactly one suffix")
+        self._keys.add(key)
+        if self._tar is None or self._row >= self.per_shard:
+            self._open_next()
+        offset, row = self._append(key, extension, data, meta), self._row
+        self._row += 1
+        self.bytes += len(data)
+        digest = sha256_bytes(data)
+        self._rows.append(
+            {"image": image, "file": self._file, "offset": offset, "size": len(data)}
+            | {"width": width, "height": height, "sha256": digest}
+        )
+        return Placed(image=image, file=self._file, row=row, sha256=digest)
+
+    def __contains__(self, image: str) -> bool:
+        return str(PurePosixPath(image).with_suffix("")) in self._keys
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        self._close_shard()
+        if kind is None:
+            write_image_table(self.root, self._rows)
+
+    def _open_next(self) -> None:
+        from webdataset import TarWriter
+
+        self._close_shard()
+        number = len(list((self.root / FOLDER).iterdir()))
+        self._file, self._row = f"{FOLDER}/{number:05d}.tar", 0
+        self._stream = (self.root / self._file).open("wb")
+        # a time that is not an integer would add an extended header before every member
+        self._tar = TarWriter(self._stream, user="", group="", encoder=False, mtime=0)
+
+    def _append(self, key: str, extension: str, data: bytes, meta: Mapping[str, Any]) -> int:
+        """Write one sample and return the offset of the image bytes. TarWriter writes members in order of suffix."""
+        start: int = self._tar.tarstream.offset
+        text = canonical(dict(meta))
+        self._tar.write({"__key__": key, extension: data, "json": text})
+        before = _member_bytes(len(text)) if "json" < extension else 0
+        return start + before + HEADER_BYTES
+
+    def _close_shard(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            self._stream.close()
+            self._tar = None
+
+
+def write_image_table(root: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `images.parquet`: image, file, offset, size, width, height, sha256."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = [(name, pa.int64()) for name in ("offset", "size", "width", "height")]
+    columns = [("image", pa.string()), ("file", pa.string()), *numbers, ("sha256", pa.string())]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(columns)), root / TABLE, compression="zstd")
+
+
+class ImageTable:
+    """Random access to the images of an artifact by their name; cheap to pickle to workers, opened on first use."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __reduce__(self) -> tuple[type[ImageTable], tuple[Path]]:
+        return (ImageTable, (self.root,))
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def open(self, image: str) -> bytes:
+        """The bytes of an image. Raises StoreError when the artifact has no such image."""
+        row = self._row(image)
+        file = self._columns["file"][row].as_py()
+        if file not in self._descriptors:
+            self._descriptors[file] = os.open(self.root / file, os.O_RDONLY)
+        return os.pread(self._descriptors[file], self._number("size", row), self._number("offset", row))
+
+    def size(self, image: str) -> tuple[int, int]:
+        """Width and height in pixels, without touching the image."""
+        row = self._row(image)
+        return self._number("width", row), self._number("height", row)
+
+    def sha256(self, image: str) -> str:
+        return str(self._columns["sha256"][self._row(image)].as_py())
+
+    def close(self) -> None:
+        for descriptor in self.__dict__.pop("_descriptors", {}).values():
+            os.close(descriptor)
+
+    def _row(self, image: str) -> int:
+        row = self._rows.get(image)
+        if row is None:
+            raise StoreError(f"no image '{image}' in {self.root / TABLE} ({len(self._rows)} images).")
+        return row
+
+    def _number(self, column: str, row: int) -> int:
+        return int(self._columns[column][row].as_py())
+
+    @cached_property
+    def _columns(self) -> dict[str, Any]:
+        import pyarrow.parquet as pq
+
+        path = self.root / TABLE
+        if not path.exists():
+            raise StoreError(f"no image table at {path}: the artifact is incomplete or holds no images.")
+        table = pq.read_table(path)
+        return {name: table.column(name).combine_chunks() for name in table.column_names}
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self._columns["image"].to_pylist())}
+
+    @cached_property
+    def _descriptors(self) -> dict[str, int]:
+        return {}
+
+
+def read_shards(root: Path) -> Iterator[ShardSample]:
+    """Every sample of a folder of webdataset tars (an artifact, or a plain folder of tars), in file order."""
+    from webdataset import WebDataset
+
+    folder = root / FOLDER if (root / FOLDER).is_dir() else root
+    tars = [str(path) for path in sorted(folder.glob("*.tar"))]
+    if not tars:
+        return
+    for sample in WebDataset(tars, shardshuffle=False, empty_check=False):
+        extension = next((name for name in sample if name in ("jpg", "jpeg", "png", "webp", "gif", "bmp")), None)
+        if extension is None:
+            continue
+        meta = json.load(io.BytesIO(sample.get("json", b"{}")))
+        yield ShardSample(key=sample["__key__"], image=sample[extension], extension=extension, meta=meta)
+
+
+def _member_bytes(size: int) -> int:
+    return HEADER_BYTES + (size + HEADER_BYTES - 1) // HEADER_BYTES * HEADER_BYTES
