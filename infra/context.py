@@ -7,13 +7,16 @@ machine, and ends with `ctx.finish(facts)`, which hashes the files, publishes th
 from __future__ import annotations
 
 import logging
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from llavaflow.infra.artifact import Artifact, Json, Kind
+from llavaflow.infra.identity import Identity, InputRef
 
 if TYPE_CHECKING:
     from llavaflow.infra.machine import Machine
@@ -92,7 +95,8 @@ class RunContext:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("llavaflow"))
     progress: Progress = field(default_factory=Silent)
     budget: Budget = field(default_factory=Budget)
-    identity: Mapping[str, Json] = field(default_factory=dict)
+    identity: Identity = field(default_factory=Identity)
+    started: float = field(default_factory=time.monotonic)
 
     def artifact(self, stage: object) -> Artifact:
         """The built artifact of an input stage."""
@@ -112,3 +116,73 @@ class RunContext:
     def finish(self, facts: Mapping[str, Json]) -> Artifact:
         """Hash and publish the files under `out`, write the record last, and return the artifact."""
         return self.store.commit(self, facts)
+
+
+class Step(Protocol):
+    """What infra needs to know of a stage."""
+
+    version: ClassVar[str]
+    kind: ClassVar[Kind]
+
+    def settings(self) -> dict[str, Json]: ...
+
+    def inputs(self) -> Mapping[str, object]: ...
+
+    def outside(self) -> Mapping[str, Path]: ...
+
+    @classmethod
+    def type_name(cls) -> str: ...
+
+
+def folder_context(
+    root: Path,
+    stage: Step,
+    inputs: Mapping[Any, Artifact] | None = None,
+    *,
+    machine: Machine | None = None,
+    previous: Artifact | None = None,
+    generation: int = 0,
+    budget: Budget | None = None,
+    recipe: str = "local",
+) -> RunContext:
+    """A context that runs one stage by itself on a folder store: `stage.run(folder_context(tmp_path, stage))`.
+
+    For stage tests and the REPL. `inputs` holds the artifact of every stage that the stage's fields hold, made by
+    such contexts on the same root. Asking again before the stage has finished gives the same folders, as after a kill.
+    """
+    from llavaflow.infra.fingerprint import digest_outside
+    from llavaflow.infra.machine import Machine
+    from llavaflow.infra.store import open_store
+
+    store = open_store(root)
+    built = dict(inputs or {})
+    identity = Identity(
+        type=stage.type_name(),
+        version=stage.version,
+        settings=stage.settings(),
+        inputs={path: _input_ref(store, built[held]) for path, held in stage.inputs().items()},
+        outside={path: digest_outside(place) for path, place in stage.outside().items()},
+    )
+    fingerprint = identity.fingerprint(generation)
+    scratch = store.scratch(fingerprint)
+    return RunContext(
+        store=store,
+        machine=machine or Machine(kind="cpu"),
+        recipe=recipe,
+        run_id=uuid.uuid4().hex[:12],
+        stage=stage.type_name().lower(),
+        kind=stage.kind,
+        fingerprint=fingerprint,
+        out=scratch.out,
+        work=scratch.work,
+        generation=generation,
+        inputs=built,
+        previous=previous,
+        budget=budget or Budget(),
+        identity=identity,
+    )
+
+
+def _input_ref(store: ArtifactStore, artifact: Artifact) -> InputRef:
+    family = store.record(artifact).identity.family
+    return InputRef(kind=artifact.kind, stage=artifact.stage, fingerprint=artifact.fingerprint, family=family)

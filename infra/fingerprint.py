@@ -49,7 +49,9 @@ def digest_outside(path: Path, memory: Path | None = None) -> str:
     try:
         stat = path.stat()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}. Give the path of an existing file or folder.") from error
+        raise InputError(
+            f"cannot read {path}: {error.strerror}. Give the path of an existing file or folder."
+        ) from error
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     known: dict[str, str] = {}
     if memory is not None and memory.exists():
