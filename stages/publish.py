@@ -89,7 +89,7 @@ def _scores(facts: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link where the file system allows: both sides are the store's, and a 26 GB model need not lie there twice."""
+    """Hard-link where the file system allows: both sides belong to the store."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
