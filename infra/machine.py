@@ -1,14 +1,31 @@
 """Machine: what a run is launched on. Chosen with `--machine`, never fingerprinted.
+
+    a100-80g        one node as sold: 8 GPUs
+    a100-80g:2x8    two nodes of 8 GPUs
+    cpu             this computer
+    box.toml:1x2    a machine of your own: a TOML file with the fields below
+
+Adding a kind is one entry in KINDS. Peak rates are the vendors' dense half-precision tensor figures (bf16 where the
+chip has it, fp16 with fp32 accumulation otherwise); memory is what the driver reports; links are GPU to GPU inside a
+node, both directions together.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import re
+import subprocess
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
+
+from llavaflow.infra.errors import InputError, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Nodes of one kind: GPUs and memory per node, peak rate per GPU, price."""
+    """Nodes of one kind: GPUs, memory and rates per node or GPU, and what an hour costs (None: no public price)."""
 
     kind: str
     nodes: int = 1
@@ -17,9 +34,137 @@ class Machine:
     gpu_memory_gib: float = 0.0
     memory_gib: float = 8.0
     peak_tflops: float = 0.0
-    usd_per_gpu_hour: float = 0.0
+    memory_gbs: float = 0.0
+    link_gbs: float = 0.0
+    network_gbs: float = 25.0
+    bf16: bool = True
+    usd_per_gpu_hour: float | None = None
+    launcher: str = "ray"
+    title: str = ""
+
+    @property
+    def devices(self) -> int:
+        """GPUs over all nodes; 0 on a CPU box."""
+        return self.nodes * self.gpus
 
     @property
     def ranks(self) -> int:
         """Training workers: one per GPU, on a CPU box two (the least that exercises the distributed path)."""
-        return self.nodes * self.gpus if self.gpus else 2 * self.nodes
+        return self.devices or 2 * self.nodes
+
+    @property
+    def name(self) -> str:
+        """As `--machine` takes it."""
+        return f"{self.kind}:{self.nodes}x{self.gpus}" if self.gpus else self.kind
+
+
+def _gpu(kind: str, title: str, **fields: float | bool | None) -> Machine:
+    return Machine(kind=kind, title=title, gpus=8, cores=96, memory_gib=960, **fields)  # type: ignore[arg-type]
+
+
+KINDS: dict[str, Machine] = {
+    machine.kind: machine
+    for machine in (
+        _gpu("a100-80g", "NVIDIA A100 SXM 80 GB", gpu_memory_gib=80, peak_tflops=312, memory_gbs=2039, link_gbs=600),
+        _gpu("a100-40g", "NVIDIA A100 SXM 40 GB", gpu_memory_gib=40, peak_tflops=312, memory_gbs=1555, link_gbs=600),
+        _gpu("a800-80g", "NVIDIA A800 SXM 80 GB", gpu_memory_gib=80, peak_tflops=312, memory_gbs=2039, link_gbs=400),
+        _gpu("h100", "NVIDIA H100 SXM 80 GB", gpu_memory_gib=79.6, peak_tflops=989, memory_gbs=3350, link_gbs=900),
+        _gpu("h200", "NVIDIA H200 SXM 141 GB", gpu_memory_gib=140.4, peak_tflops=989, memory_gbs=4800, link_gbs=900),
+        _gpu("b200", "NVIDIA B200 180 GB", gpu_memory_gib=179, peak_tflops=2250, memory_gbs=8000, link_gbs=1800),
+        _gpu(
+            "v100-32g", "NVIDIA V100 SXM2 32 GB", gpu_memory_gib=32, peak_tflops=125, memory_gbs=900, link_gbs=300,
+            bf16=False,
+        ),
+        _gpu("rtx3090", "NVIDIA RTX 3090 24 GB", gpu_memory_gib=24, peak_tflops=71, memory_gbs=936, link_gbs=32),
+        _gpu("a6000", "NVIDIA RTX A6000 48 GB", gpu_memory_gib=48, peak_tflops=155, memory_gbs=768, link_gbs=32),
+        Machine(kind="cpu", title="this computer, without a GPU"),
+    )
+}  # fmt: skip
+
+_SPEC = re.compile(r"^(?P<kind>.+?)(?::(?P<nodes>\d+)x(?P<gpus>\d+))?$")
+
+
+def parse(spec: str) -> Machine:
+    """The machine that `KIND[:NODESxGPUS]` or `FILE.toml[:NODESxGPUS]` names. Raises InputError."""
+    match = _SPEC.match(spec)
+    if match is None or (":" in spec and match["nodes"] is None):
+        raise InputError(f"cannot read machine '{spec}'. Write KIND or KIND:NODESxGPUS, such as a100-80g:2x8.")
+    machine = _kind(match["kind"])
+    if match["nodes"] is None:
+        return machine
+    nodes, gpus = int(match["nodes"]), int(match["gpus"])
+    if nodes < 1 or (gpus < 1 and machine.gpus):
+        raise InputError(f"machine '{spec}' has no device to run on. Ask for at least one node and one GPU.")
+    return dataclasses.replace(machine, nodes=nodes, gpus=gpus if machine.gpus else 0)
+
+
+def _kind(kind: str) -> Machine:
+    if kind.endswith(".toml"):
+        return load(Path(kind))
+    if kind == "cpu":
+        return _this_cpu()
+    if kind not in KINDS:
+        raise unknown("machine", kind, KINDS, "infra/machine.py; a file ending in .toml describes your own")
+    return KINDS[kind]
+
+
+def load(path: Path) -> Machine:
+    """A machine described by a TOML file with the fields of Machine; `kind` defaults to the file's name."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the machine file {path}: {error}.") from error
+    types = {field.name: type(field.default) for field in dataclasses.fields(Machine)}
+    types |= {"kind": str, "usd_per_gpu_hour": float}
+    for name, value in table.items():
+        if name not in types:
+            raise unknown("machine field", name, types, str(path))
+        # TOML's 80 is an int where we mean 80.0
+        table[name] = float(value) if types[name] is float and type(value) is int else value
+        if type(table[name]) is not types[name]:
+            raise InputError(f"{path}: {name} must be {types[name].__name__}, not {value!r}.")
+    return Machine(**{"kind": path.stem, **table})
+
+
+def this_machine() -> Machine:
+    """This computer: its GPUs by their names if the NVIDIA driver reports any, otherwise its CPU."""
+    rows = _driver_rows()
+    if not rows:
+        return _this_cpu()
+    title, memory_gib = rows[0]
+    known = _match(title, memory_gib) or Machine(kind="gpu", title=title, gpu_memory_gib=memory_gib)
+    cores, memory = _this_size()
+    return dataclasses.replace(known, gpus=len(rows), cores=cores, memory_gib=memory)
+
+
+def _this_cpu() -> Machine:
+    cores, memory = _this_size()
+    return dataclasses.replace(KINDS["cpu"], cores=cores, memory_gib=memory)
+
+
+def _this_size() -> tuple[int, float]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores, round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _driver_rows() -> list[tuple[str, float]]:
+    """Name and memory in GiB of every GPU that the driver reports."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        text = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        rows = [line.rpartition(",") for line in text.splitlines() if line.strip()]
+        return [(name.strip(), round(float(mib) / 1024, 1)) for name, _, mib in rows]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+
+
+def _match(title: str, memory_gib: float) -> Machine | None:
+    """The known kind whose chip the driver's name contains and whose memory is nearest."""
+    chips = {"a100": ("A100",), "a800": ("A800",), "v100": ("V100",), "rtx3090": ("3090",), "a6000": ("A6000",)}
+    fits = [
+        machine
+        for kind, machine in KINDS.items()
+        if any(mark in title for mark in chips.get(kind.partition("-")[0], (kind.upper(),)))
+        and abs(machine.gpu_memory_gib - memory_gib) < 0.15 * memory_gib
+    ]
+    return fits[0] if fits else None

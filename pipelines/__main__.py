@@ -1,0 +1,7 @@
+"""`python -m llavaflow.pipelines` is the `pipeline` command."""
+
+import sys
+
+from llavaflow.pipelines._cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,107 @@
+"""Recipe: a name and an ordered set of named stages, as a plain value.
+
+A variant is a base with some fields replaced. Stages hold each other as field values, so replacing one must rebuild
+every stage that holds it; `Recipe.replace` does that and keeps what is untouched identical.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Self
+
+from llavaflow.infra.errors import unknown
+from llavaflow.stages._stage import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to run: stages by name, in order.
+
+    notes    what a reader should know before running it
+    sources  where numbers come from: `finetune.learning_rate` -> script, card or paper
+    """
+
+    name: str
+    stages: Mapping[str, Stage]
+    title: str = ""
+    notes: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", MappingProxyType(dict(self.stages)))
+        object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
+
+    def stage(self, name: str) -> Stage:
+        """A stage by name. Raises InputError with the nearest names when there is none."""
+        if name not in self.stages:
+            raise unknown("stage", name, self.stages, f"recipe {self.name}")
+        return self.stages[name]
+
+    def name_of(self, stage: Stage) -> str:
+        """The name under which a stage, or one equal to it, stands in this recipe."""
+        for name, known in self.stages.items():
+            if known is stage or known == stage:
+                return name
+        raise unknown("stage", stage.type_name(), self.stages, f"recipe {self.name}")
+
+    def inputs_of(self, name: str) -> list[str]:
+        """The names of the stages that a stage takes as inputs, each once."""
+        held = self.stage(name).inputs().values()
+        return list(dict.fromkeys(self.name_of(stage) for stage in held))
+
+    def needed_for(self, name: str) -> list[str]:
+        """A stage and everything that it needs, in the recipe's order."""
+        wanted, waiting = set[str](), [name]
+        while waiting:
+            current = waiting.pop()
+            if current not in wanted:
+                wanted.add(current)
+                waiting += self.inputs_of(current)
+        return [known for known in self.stages if known in wanted]
+
+    def replace(self, changes: Mapping[str, Mapping[str, object]], **fields: Any) -> Self:
+        """This recipe with fields of stages replaced, and every stage that holds a replaced stage rebuilt.
+
+        `changes` maps a stage name to its new field values; `fields` are those of the recipe itself.
+        """
+        rebuilt: dict[int, Stage] = {}
+        for name, stage in self.stages.items():
+            rebuild(stage, rebuilt)
+            if name in changes:
+                rebuilt[id(stage)] = dataclasses.replace(rebuilt[id(stage)], **changes[name])
+        stages = {name: rebuilt[id(stage)] for name, stage in self.stages.items()}
+        return dataclasses.replace(self, stages=stages, **fields)
+
+
+def rebuild(value: Any, rebuilt: dict[int, Stage]) -> Any:
+    """A field value with every stage inside it taken from `rebuilt` (by identity), which grows as stages are met.
+
+    A value in which nothing changed is returned as it is.
+    """
+    if isinstance(value, Stage):
+        if id(value) not in rebuilt:
+            rebuilt[id(value)] = _rebuild_fields(value, rebuilt)
+        return rebuilt[id(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _rebuild_fields(value, rebuilt)
+    if isinstance(value, (list, tuple)):
+        items = [rebuild(item, rebuilt) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
+    if isinstance(value, Mapping):
+        table = {key: rebuild(item, rebuilt) for key, item in value.items()}
+        return value if all(table[key] is item for key, item in value.items()) else table
+    return value
+
+
+def _rebuild_fields(value: Any, rebuilt: dict[int, Stage]) -> Any:
+    changed = {}
+    for item in dataclasses.fields(value):
+        old = getattr(value, item.name)
+        new = rebuild(old, rebuilt)
+        if new is not old:
+            changed[item.name] = new
+    return dataclasses.replace(value, **changed) if changed else value
