@@ -172,9 +172,8 @@ def vqa_questions(picture: Scene, rng: random.Random) -> list[say.Question]:
 def _picture(image_id: int, picture: Scene) -> dict[str, Any]:
     name = file_name(image_id)
     url = f"http://images.cocodataset.test/train2017/{name}"
-    return {
-        "id": image_id, "file_name": name, "width": picture.width, "height": picture.height, "license": 1, "coco_url": url
-    }  # fmt: skip
+    size = {"width": picture.width, "height": picture.height}
+    return {"id": image_id, "file_name": name, **size, "license": 1, "coco_url": url}
 
 
 def _captions(numbered: Sequence[Numbered], rng: random.Random) -> list[dict[str, Any]]:

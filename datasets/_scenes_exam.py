@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from llavaflow.datasets import _scenes_text as say
@@ -86,7 +87,7 @@ def _existence(files: WorldFiles, rng: random.Random, seed: int, wanted: int, si
 
 def _colour(files: WorldFiles, rng: random.Random, seed: int, wanted: int, side: int) -> None:
     gold, asked = {}, []
-    for (number, picture), row in zip(_pictures("colour", seed, side), range(wanted), strict=False):
+    for number, picture in islice(_pictures("colour", seed, side), wanted):
         question = say.ask_colour(picture, rng)
         name = _image(files, number, picture)
         question_id = f"20{number:07d}"

@@ -62,7 +62,9 @@ def _gqa_questions(picture: Scene, rng: random.Random) -> list[say.Question]:
 def write_vg(files: WorldFiles, *, seed: int, images: int, side: int) -> None:
     """Visual Genome: regions as xywh, question and answer pairs, and the table that tells the image folder."""
     rng = random.Random(f"vg/{seed}")
-    regions, pairs, pictures = [], [], []
+    regions: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    pictures: list[dict[str, Any]] = []
     for number in range(images):
         image_id = number + 1
         picture = scene("train", f"{seed}/vg/{number}", side=side)
@@ -79,7 +81,7 @@ def write_vg(files: WorldFiles, *, seed: int, images: int, side: int) -> None:
 
 
 def _regions(picture: Scene, image_id: int, rng: random.Random) -> list[dict[str, Any]]:
-    records = []
+    records: list[dict[str, Any]] = []
     for thing in picture.things:
         for text in (say.reference(picture, thing, rng), say.phrase(thing, size=True, place=True, word=True)):
             x, y, wide, high = _whole_pixels(thing)

@@ -1,6 +1,6 @@
 """The generated web: a URL table with noisy alt texts, the files behind it, and everything else that the web serves.
 
-`web/routes.json` is {host: {path: route}} and null for a host where nothing listens. A route is
+`web/routes.json` is {host: {path: route}}; `refused.scenes.test` is not in it: nothing listens there. A route is
 {status, file, content_type, delay_s, truncate, headers}: `file` is relative to `web/`, `truncate` is the number of
 bytes sent before the connection is cut (the announced length stays that of the whole file).
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,9 @@ DIRT = {
     "private-address": 0.0015,
 }
 SLOW_S = 30.0
+_PLAIN_ROUTE: dict[str, Any] = {
+    "status": 200, "file": None, "content_type": "image/jpeg", "delay_s": 0, "truncate": None, "headers": {},
+}  # fmt: skip
 _NOISE = (
     "{}", "{}", "{}", "{}.", "{} - stock photo", "{} | Shape Shop", "Photo of {}", "{} wallpaper free download",
     "Buy {} online", "IMG_{number} {}", "  {} ", "{} &amp; more",
@@ -57,22 +60,12 @@ _NOISE = (
 class _Web:
     """Routes and table rows in the making."""
 
-    routes: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    routes: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     truth: list[dict[str, Any]] = field(default_factory=list)
 
     def serve(self, host: str, path: str, **route: Any) -> str:
-        plain = {
-            "status": 200,
-            "file": None,
-            "content_type": "image/jpeg",
-            "delay_s": 0,
-            "truncate": None,
-            "headers": {},
-        }
-        table = self.routes.setdefault(host, {})
-        assert table is not None, "nothing can be served where nothing listens"
-        table[path] = {**plain, **route}
+        self.routes.setdefault(host, {})[path] = {**_PLAIN_ROUTE, **route}
         return f"http://{host}{path}"
 
     def row(self, url: str, text: str, kind: str, seed: str) -> None:
@@ -88,7 +81,6 @@ def write_web(files: WorldFiles, *, seed: int, urls: int, side: int) -> dict[str
     rng.shuffle(kinds)
     kinds.sort(key=lambda kind: kind in ("exact-duplicate", "near-duplicate", "same-url"))
     web = _Web()
-    web.routes["refused.scenes.test"] = None
     for number, kind in enumerate(kinds):
         _plant(files, web, rng, number, kind, f"{seed}/web/{number}", side)
     order = rng.sample(range(urls), urls)
@@ -127,7 +119,7 @@ def _plant(files: WorldFiles, web: _Web, rng: random.Random, number: int, kind: 
     web.row(web.serve(host, path, file=name, content_type=content_type, **route), text, kind, seed)
 
 
-_ANSWERS = {
+_ANSWERS: dict[str, Callable[[_Web, str], str]] = {
     "not-found": lambda web, path: web.serve("dead.scenes.test", path, status=404, content_type="text/plain"),
     "gone": lambda web, path: web.serve("dead.scenes.test", path, status=410, content_type="text/plain"),
     "server-error": lambda web, path: web.serve("dead.scenes.test", path, status=503, content_type="text/plain"),

@@ -111,7 +111,7 @@ def scene(split: Split, seed: str, *, side: int = 72, things: int | None = None,
 
 
 def _shapes(rng: random.Random, count: int, sign: float) -> list[str]:
-    """Shapes of a scene: often one shape twice or more, so that counting is a question worth asking; one sign at most."""
+    """Often one shape twice or more, so that counting is a question worth asking; one sign at most."""
     plain = [shape for shape in SHAPES if shape != "sign"]
     main = rng.choice(plain)
     shapes = [main if rng.random() < 0.45 else rng.choice(plain) for _ in range(count)]
