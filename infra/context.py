@@ -135,7 +135,7 @@ class Step(Protocol):
 
 
 def folder_context(
-    root: Path,
+    root: Path | str,
     stage: Step,
     inputs: Mapping[Any, Artifact] | None = None,
     *,
@@ -145,7 +145,7 @@ def folder_context(
     budget: Budget | None = None,
     recipe: str = "local",
 ) -> RunContext:
-    """A context that runs one stage by itself on a folder store: `stage.run(folder_context(tmp_path, stage))`.
+    """A context that runs one stage by itself on a store: `stage.run(folder_context(tmp_path, stage))`.
 
     For stage tests and the REPL. `inputs` holds the artifact of every stage that the stage's fields hold, made by
     such contexts on the same root. Asking again before the stage has finished gives the same folders, as after a kill.

@@ -111,7 +111,7 @@ class Lease:
         told = False
         while (holder := self._try()) is not None:
             text = self._describe(holder)
-            if time.monotonic() >= deadline and not self._is_watching(holder):
+            if time.monotonic() >= deadline + self._grace_s(holder):
                 raise StoreBusy(
                     f"{text}. Wait until that run ends and start again: what it has built will be found. "
                     f"If it was killed on another machine, it loses its hold {self._dead_after_s:.0f} s after that."
@@ -157,10 +157,18 @@ class Lease:
             return holder
         self._owner = replace(self._owner, heartbeat=time.time())
         self._tag = self._backend.swap(self._key, _encode(self._owner), blob.tag if blob else None)
-        if self._tag is None:
-            blob = self._backend.read(self._key)
-            return (_decode(blob.data) if blob else None) or self._owner
-        return None
+        if self._tag is not None:
+            return None
+        return self._winner()
+
+    def _winner(self) -> Owner | None:
+        """Who stands in the lease after a lost swap; None when it is this run, whose first PUT lost only its answer."""
+        blob = self._backend.read(self._key)
+        holder = (_decode(blob.data) if blob else None) or replace(self._owner, token="")
+        if blob and holder.token == self._owner.token:
+            self._tag = blob.tag
+            return None
+        return holder
 
     def _is_dead(self, holder: Owner, tag: str) -> bool:
         if holder.host == this_host():
@@ -170,9 +178,10 @@ class Lease:
         first = self._watched.setdefault(tag, time.monotonic())
         return time.monotonic() - first >= self._watch_s
 
-    def _is_watching(self, holder: Owner) -> bool:
-        """An owner elsewhere that seems dead is worth the short watch even for a run that does not want to wait."""
-        return holder.host != this_host() and time.time() - holder.heartbeat >= self._dead_after_s
+    def _grace_s(self, holder: Owner) -> float:
+        """A silent owner elsewhere is worth one watch, even for a run that does not want to wait."""
+        silent = holder.host != this_host() and time.time() - holder.heartbeat >= self._dead_after_s
+        return 1.5 * self._watch_s if silent else 0.0
 
     def _describe(self, holder: Owner) -> str:
         age_s = max(0.0, time.time() - holder.heartbeat)
@@ -191,13 +200,9 @@ class Lease:
 
     def _renew(self) -> None:
         owner = replace(self._owner, heartbeat=time.time())
-        tag = self._backend.swap(self._key, _encode(owner), self._tag)
-        if tag is None:
-            # a PUT whose answer was lost still counts: look whether what stands there is ours
-            blob = self._backend.read(self._key)
-            holder = _decode(blob.data) if blob else None
-            tag = blob.tag if blob and holder and holder.token == owner.token else None
-        self._owner, self._tag = owner, tag
+        self._tag = self._backend.swap(self._key, _encode(owner), self._tag)
+        if self._tag is None:
+            self._winner()
 
 
 def _encode(owner: Owner) -> bytes:
