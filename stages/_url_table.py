@@ -1,0 +1,81 @@
+"""URL tables: parquet, CSV, TSV, JSON lines or plain text in; one entry per distinct URL out, under a stable id.
+
+The id is the digest of the URL, so a URL keeps its id when the table grows or changes its order, and a refresh can
+tell what is new. Sorting by it also mixes the hosts, which keeps a download from hammering one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llavaflow.infra.errors import InputError
+
+READERS = (".parquet", ".csv", ".tsv", ".jsonl", ".txt")
+ID_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One row of the table: a URL, the text that came with it, and its row number."""
+
+    id: str
+    url: str
+    caption: str
+    row: int
+
+
+def url_id(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()[:ID_DIGITS]
+
+
+def read_urls(path: Path, url_column: str, caption_column: str | None) -> tuple[list[Entry], list[Entry]]:
+    """The first entry of every distinct URL, sorted by id, and the entries that repeat one."""
+    table = _read(path)
+    for column in filter(None, (url_column, caption_column)):
+        if column not in table.column_names:
+            names = ", ".join(table.column_names)
+            raise InputError(f"no column '{column}' in {path}. It has {names}: set url_column and caption_column.")
+    urls = table.column(url_column).to_pylist()
+    captions = table.column(caption_column).to_pylist() if caption_column else [""] * len(urls)
+    first: dict[str, Entry] = {}
+    repeated: list[Entry] = []
+    for row, (url, caption) in enumerate(zip(urls, captions, strict=True)):
+        url = (url or "").strip()
+        entry = Entry(id=url_id(url), url=url, caption=(caption or "").strip(), row=row)
+        if first.setdefault(entry.id, entry) is not entry:
+            repeated.append(entry)
+    return sorted(first.values(), key=lambda entry: entry.id), repeated
+
+
+def parents_by_row(root: Path, fingerprint: str, file: str) -> Mapping[int, str]:
+    """For a table inside an artifact: the index ids of its rows, as parents of what is made from them."""
+    from llavaflow.datasets._index import NAME, read_index
+
+    if not (root / NAME).exists():
+        return {}
+    rows = read_index(root, ["id", "file", "row"]).to_pylist()
+    return {row["row"]: f"{fingerprint}:{row['id']}" for row in rows if row["file"] == file}
+
+
+def _read(path: Path) -> Any:
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    if not path.is_file() or path.suffix not in READERS:
+        raise InputError(f"no URL table at {path}. Give an existing file that ends in {', '.join(READERS)}.")
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_table(path)
+        if path.suffix == ".jsonl":
+            return pyarrow.json.read_json(path)
+        if path.suffix == ".txt":
+            return pyarrow.table({"url": path.read_text().split()})
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter))
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(f"cannot read the URL table {path}: {error}") from error
