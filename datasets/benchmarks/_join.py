@@ -1,0 +1,158 @@
+"""Join answers with gold questions by identity, and refuse what does not belong together.
+
+An item carries the names under which answer files may know it (its id; its image with its question); an answer
+proposes names, the surest first, and takes the first one that belongs to exactly one item. A name shared by several
+items (MME's image id, TextVQA's image id) is skipped, never guessed. Line order counts only when no answer carries
+anything that could be an identity, and the remark says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from llavaflow.datasets.benchmarks._benchmark import Answer, Item, Names, Pair
+from llavaflow.infra.errors import InputError
+
+SHARED = -1
+EXAMPLES = 5
+TAILS = re.compile(
+    r"\n?(Answer the question (using|with) a single word( or phrase)?\.?"
+    r"|Answer with the option's letter from the given choices directly\.?"
+    r"|When the provided information is insufficient, respond with 'Unanswerable'\.?"
+    r"|Reference OCR token:[^\n]*|请直接回答选项字母。|Please answer yes or no\.?)\s*",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """The pairs in gold order, remarks, and how many answers had no question (only when holes are allowed)."""
+
+    pairs: list[Pair]
+    notes: tuple[str, ...] = ()
+    unknown: int = 0
+
+
+def question_of(prompt: str) -> str:
+    """The bare question of a prompt: without the image token and the lines that ask for a form of answer."""
+    return TAILS.sub("", prompt.replace("<image>", "")).strip().lower()
+
+
+def image_name(image: str) -> str:
+    """An image without folder and suffix: tools disagree on both."""
+    return PurePosixPath(image).stem if image else ""
+
+
+def asked(image: str, question: str) -> str:
+    """The name made of an image and the question about it."""
+    return f"{image_name(image)}\n{question_of(question)}"
+
+
+def names_of(id: str, image: str = "", question: str = "") -> tuple[str, ...]:
+    """An item's names: its id, its image with its question, its question alone."""
+    names = [id] if id else []
+    if question:
+        names += [asked(image, question), f"?{question_of(question)}"]
+    return tuple(names)
+
+
+def usual_names(answer: Answer) -> Iterable[str]:
+    """An answer's names in the usual case: the id, then image with question, then the question alone."""
+    yield answer.id
+    if answer.prompt:
+        yield asked(answer.image or answer.id, answer.prompt)
+        yield f"?{question_of(answer.prompt)}"
+
+
+def join(
+    items: Sequence[Item], answers: Sequence[Answer], names: Names, *, benchmark: str, allow_missing: bool
+) -> Joined:
+    """The answer of every item. Raises InputError for duplicates, unknown ids and (unless allowed) holes."""
+    if _without_identity(answers):
+        return _by_order(items, answers, benchmark)
+    index = _index(items)
+    taken: list[Answer | None] = [None] * len(items)
+    strangers: list[Answer] = []
+    doubles: list[Answer] = []
+    for answer in answers:
+        place = _place(answer, names, index)
+        if place is None:
+            strangers.append(answer)
+        elif taken[place] is not None:
+            doubles.append(answer)
+        else:
+            taken[place] = answer
+    _refuse_doubles(doubles, benchmark)
+    missing = [item for item, answer in zip(items, taken, strict=True) if answer is None]
+    _refuse_strangers(strangers, missing, len(items), benchmark, allow_missing)
+    _refuse_holes(missing, len(items), benchmark, allow_missing)
+    notes = (f"{len(strangers)} answers belong to no question of this gold and were left out",) if strangers else ()
+    pairs = [Pair(item=item, answer=answer) for item, answer in zip(items, taken, strict=True)]
+    return Joined(pairs=pairs, notes=notes, unknown=len(strangers))
+
+
+def _index(items: Sequence[Item]) -> dict[str, int]:
+    index: dict[str, int] = {}
+    for place, item in enumerate(items):
+        for name in item.names:
+            known = index.get(name)
+            index[name] = place if known is None or known == place else SHARED
+    return index
+
+
+def _place(answer: Answer, names: Names, index: dict[str, int]) -> int | None:
+    for name in names(answer):
+        place = index.get(name, SHARED)
+        if place != SHARED:
+            return place
+    return None
+
+
+def _without_identity(answers: Sequence[Answer]) -> bool:
+    return not any(answer.id or answer.prompt for answer in answers)
+
+
+def _by_order(items: Sequence[Item], answers: Sequence[Answer], benchmark: str) -> Joined:
+    if len(items) != len(answers):
+        raise InputError(
+            f"{benchmark}: the answers carry no id and no prompt, and there are {len(answers)} of them for "
+            f"{len(items)} questions. Write question_id with every answer."
+        )
+    pairs = [Pair(item=item, answer=answer) for item, answer in zip(items, answers, strict=True)]
+    return Joined(pairs=pairs, notes=("joined by line order: neither id nor prompt in the answers",))
+
+
+def _refuse_doubles(doubles: list[Answer], benchmark: str) -> None:
+    if doubles:
+        raise InputError(
+            f"{benchmark}: {len(doubles)} answers repeat a question that is answered already: {_lines(doubles)}. "
+            "Keep one answer per question."
+        )
+
+
+def _refuse_strangers(
+    strangers: list[Answer], missing: list[Item], gold: int, benchmark: str, allow_missing: bool
+) -> None:
+    if strangers and not allow_missing:
+        hint = f" {len(missing)} of the {gold} gold questions have no answer: is the gold of another version?"
+        raise InputError(
+            f"{benchmark}: {len(strangers)} answers have an unknown id: {_lines(strangers)}."
+            f"{hint if missing else ''} Give the gold of these answers, or --questions with image and text."
+        )
+
+
+def _refuse_holes(missing: list[Item], gold: int, benchmark: str, allow_missing: bool) -> None:
+    if len(missing) == gold:
+        raise InputError(f"{benchmark}: none of the {gold} gold questions has an answer in this file.")
+    if missing and not allow_missing:
+        names = ", ".join(item.id for item in missing[:EXAMPLES])
+        raise InputError(
+            f"{benchmark}: {len(missing)} of {gold} questions have no answer (first: {names}). "
+            "Complete the answers, or pass --allow-missing to count them as wrong."
+        )
+
+
+def _lines(answers: list[Answer]) -> str:
+    return ", ".join(f"{answer.id or answer.prompt[:40]!r} (record {answer.line})" for answer in answers[:EXAMPLES])
