@@ -1,0 +1,269 @@
+"""LLaVA as transformers' own class: joined from a vision tower and a language model, loaded, saved.
+
+    build("openai/clip-vit-large-patch14-336", "lmsys/vicuna-7b-v1.5", Design())   ready for pretraining
+    load("path/or/name")                                                          a finished checkpoint
+
+Both parts come through `from_pretrained`, so a hub name and a folder trained minutes ago share one path. What a
+checkpoint must know to be used right (which layer, which tokens, how pictures become pixels) is written into the
+configuration and the processor, so that plain transformers needs nothing of this project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llavaflow.infra.errors import InputError
+from llavaflow.models import projector as projectors
+from llavaflow.models.images import CLIP_MEAN, CLIP_STD, Aspect, ImageRule
+from llavaflow.models.projector import Projector
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGE_TOKEN = "<image>"
+ROWS_MULTIPLE = 64
+SelectFeature = Literal["patch", "cls_patch"]
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """How tower and language model are joined.
+
+    select_layer    hidden states of the tower that become tokens, counted from the end
+    select_feature  `patch` drops the class token, `cls_patch` keeps it
+    """
+
+    projector: str = "mlp2x_gelu"
+    select_layer: int = -2
+    select_feature: SelectFeature = "patch"
+    image_aspect: Aspect = "pad"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llava:
+    """A model with all that belongs to it: the processor plain transformers uses, and the same rule for training."""
+
+    model: Any
+    processor: Any
+    image_rule: ImageRule
+    projector: Projector
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def image_token_id(self) -> int:
+        return int(self.model.config.image_token_id)
+
+
+def build(
+    vision: str,
+    language: str,
+    design: Design,
+    *,
+    precision: Precision = "float32",
+    seed: int = 0,
+    attention: str = "sdpa",
+) -> Llava:
+    """Join a vision tower and a language model with a fresh projector that depends on `seed` alone."""
+    import torch
+    from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    tower = _tower(vision, precision)
+    patches_only = design.select_feature == "patch"
+    tokenizer, text = _language(language, precision, attention)
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=text.config,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
+        projector_hidden_act=projectors.activation(design.projector),
+        vision_feature_layer=design.select_layer,
+        vision_feature_select_strategy="default" if _has_class_token(tower) and patches_only else "full",
+        tie_word_embeddings=text.config.tie_word_embeddings,
+    )
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower = tower
+    model.model.language_model = text.model
+    model.lm_head = text.lm_head
+    kind = Projector(
+        kind=design.projector, vision_width=tower.config.hidden_size, language_width=text.config.hidden_size
+    )
+    model.model.multi_modal_projector = _fresh_projector(model, kind, precision, seed)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    rule = _image_rule(vision, tower.config, design)
+    return Llava(model=model, processor=_processor(rule, tokenizer, config), image_rule=rule, projector=kind)
+
+
+def load(path: str, *, precision: Precision = "float32", attention: str = "sdpa") -> Llava:
+    """A LLaVA checkpoint in Hugging Face format, with the training rule that its processor states."""
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise InputError(f"{path} is no Hugging Face checkpoint: it has no config.json.")
+    model = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype(precision), attn_implementation=attention)
+    processor = AutoProcessor.from_pretrained(path)
+    config = model.config
+    return Llava(
+        model=model,
+        processor=processor,
+        image_rule=_rule_of_processor(processor, config),
+        projector=Projector(
+            kind="mlp2x_gelu" if config.projector_hidden_act == "gelu" else "linear",
+            vision_width=config.vision_config.hidden_size,
+            language_width=config.text_config.hidden_size,
+        ),
+    )
+
+
+def save(llava: Llava, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write model, processor and tokenizer; `state` is the gathered weights when the model's own are sharded."""
+    llava.model.save_pretrained(folder, state_dict=dict(state) if state is not None else None)
+    llava.processor.save_pretrained(folder)
+
+
+def dtype(precision: Precision) -> torch.dtype:
+    """The torch type of the weights."""
+    import torch
+
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def load_projector(llava: Llava, path: Path) -> None:
+    """Put the weights of a projector file into the model, after checking that they fit."""
+    file = projectors.read(path)
+    projectors.check_fits(file.projector, llava.projector, str(path))
+    module = llava.model.model.multi_modal_projector
+    module.load_state_dict({key: value.to(module.linear_1.weight.dtype) for key, value in _named(file).items()})
+
+
+def _named(file: projectors.ProjectorFile) -> dict[str, Any]:
+    return projectors.to_transformers(file)
+
+
+def _tower(name: str, precision: Precision) -> Any:
+    """The vision half of CLIP or SigLIP, or a tower saved alone."""
+    from transformers import AutoConfig, CLIPVisionModel, SiglipVisionModel
+
+    kind = AutoConfig.from_pretrained(name).model_type
+    classes = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
+    found = classes.get(kind.removesuffix("_vision_model"))
+    if found is None:
+        raise InputError(f"{name} is a '{kind}' model; a vision tower must be one of {', '.join(classes)}.")
+    return found.from_pretrained(name, dtype=dtype(precision))
+
+
+def _has_class_token(tower: Any) -> bool:
+    return bool(tower.config.model_type.startswith("clip"))
+
+
+def _language(name: str, precision: Precision, attention: str) -> tuple[Any, Any]:
+    """Tokenizer and language model, with a token and an embedding row for the image."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype(precision), attn_implementation=attention)
+    _grow_vocabulary(model, len(tokenizer))
+    return tokenizer, model
+
+
+def _grow_vocabulary(model: Any, needed: int) -> None:
+    """Add rows up to the tokenizer's size. New rows are the mean of the old: they never win, and need no seed."""
+    import torch
+
+    rows = model.get_input_embeddings().weight.shape[0]
+    if needed <= rows:
+        return
+    model.resize_token_embeddings(needed, pad_to_multiple_of=ROWS_MULTIPLE, mean_resizing=False)
+    with torch.no_grad():
+        for table in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+            table[rows:] = table[:rows].float().mean(dim=0).to(table.dtype)
+
+
+def _fresh_projector(model: Any, kind: Projector, precision: Precision, seed: int) -> Any:
+    """A projector initialised as upstream's (torch's default for linear layers), missing layers set to identity."""
+    import torch
+
+    if kind.kind == "identity" and kind.vision_width != kind.language_width:
+        raise InputError(f"projector identity needs equal widths, got {kind.vision_width} -> {kind.language_width}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = {
+            f"{2 * place}.{part}": value
+            for place in range(kind.depth)
+            for part, value in torch.nn.Linear(
+                kind.vision_width if place == 0 else kind.language_width, kind.language_width
+            ).state_dict().items()
+        }
+    fresh = type(model.model.multi_modal_projector)(model.config)
+    file = projectors.ProjectorFile(projector=kind, state=layers)
+    fresh.load_state_dict(projectors.to_transformers(file))
+    return fresh.to(dtype(precision))
+
+
+def _image_rule(vision: str, config: Any, design: Design) -> ImageRule:
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(vision)
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    except OSError:
+        mean, std = CLIP_MEAN, CLIP_STD
+    clip = config.model_type.startswith("clip")
+    return ImageRule(
+        aspect=design.image_aspect,
+        size=config.image_size,
+        patch=config.patch_size,
+        mean=mean,
+        std=std,
+        class_token=clip and design.select_feature == "cls_patch",
+        crop=clip,
+    )
+
+
+def _processor(rule: ImageRule, tokenizer: Any, config: Any) -> Any:
+    """The processor that gives plain transformers the same pixels and the same token counts as training had."""
+    from transformers import LlavaImageProcessor, LlavaProcessor
+
+    square = {"height": rule.size, "width": rule.size}
+    images = LlavaImageProcessor(
+        do_pad=rule.aspect == "pad",
+        do_center_crop=rule.crop,
+        size={"shortest_edge": rule.size} if rule.crop else square,
+        crop_size=square,
+        image_mean=list(rule.mean),
+        image_std=list(rule.std),
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=rule.patch,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=1 if config.vision_config.model_type.startswith("clip") else 0,
+        image_token=IMAGE_TOKEN,
+    )
+
+
+def _rule_of_processor(processor: Any, config: Any) -> ImageRule:
+    images = processor.image_processor
+    return ImageRule(
+        aspect="pad" if getattr(images, "do_pad", False) else "square",
+        size=config.vision_config.image_size,
+        patch=config.vision_config.patch_size,
+        mean=tuple(images.image_mean),
+        std=tuple(images.image_std),
+        class_token=config.vision_feature_select_strategy == "full" and processor.num_additional_image_tokens > 0,
+        crop=bool(images.do_center_crop),
+    )
