@@ -48,7 +48,7 @@ class Sample:
 
     id       unique inside its source
     images   paths relative to the image root (or keys inside the shards), in order of use
-    parents  ids of the records it was made from, as `source:id`
+    parents  ids of the records it was made from, as `source:table/id` (`vqav2:question/12`)
     dropped  None, or the kebab-case reason for which it must not be used
     extra    fields of the original record that must survive a round trip (`model` of ShareGPT rows)
     """

@@ -1,0 +1,197 @@
+"""Source: where a data set comes from and how its official raw files become Samples.
+
+One file in this room is one source and ends in `SOURCE`. A reader is a generator: it takes a file or folder in its
+authors' layout and a `Reading`, and yields Samples. A raw record that cannot be used comes out as a Sample too, with
+`dropped` set to one of the source's named reasons, so that what went in and what came out can be reconciled:
+
+    reading.records == raw records that became part of a sample + dropped samples
+
+Mendings that lose nothing (edge whitespace, ids of mixed type) are counted by name in `reading.repairs`.
+A record that is not what its format says stops the read with file, line and reason, or is set aside as
+`malformed-record` as long as such records stay under the share that the caller tolerates.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llavaflow.datasets._raw import Bad
+from llavaflow.datasets._sample import IMAGE_TOKEN, Sample, Turn
+from llavaflow.infra.errors import InputError, unknown
+
+T = TypeVar("T")
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
+ONE_CAPTION = "Provide a one-sentence caption for the provided image."
+
+# reasons and mendings that every reader shares
+DROPS: Mapping[str, str] = {
+    "malformed-record": "not what the format says: listed with file, line and reason",
+    "repeated-id": "an id that an earlier record already has",
+}
+REPAIRS: Mapping[str, str] = {
+    "edge-whitespace": "spaces or newlines around a text were removed",
+    "image-token-in-text": "a literal <image> inside a question or answer was removed",
+    "number-as-text": "a number where a text belongs was written out",
+}
+
+# a tolerated share means little on a handful of records
+_SHARE_COUNTS_FROM = 200
+_LISTED = 1000
+_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+
+
+class Reading:
+    """One pass of a reader: its seed, what it tolerates, and what it counted."""
+
+    def __init__(self, *, seed: int = 0, tolerate: float = 0.0) -> None:
+        self.seed = seed
+        self.tolerate = tolerate
+        self.records = 0
+        self.repairs: Counter[str] = Counter()
+        self.malformed = 0
+        self.quarantine: list[dict[str, Any]] = []
+
+    def each(self, source: str, file: Path, rows: Iterable[Any], build: Callable[[Any], T]) -> Iterator[T | Sample]:
+        """`build` of every raw record, counted; a malformed one becomes a dropped Sample or ends the read."""
+        for number, row in enumerate(rows, 1):
+            self.records += 1
+            try:
+                if type(row) is Bad:
+                    yield self._reject(source, file, f"line {row.line}", row.reason)
+                    continue
+                built = build(row)
+            except _MALFORMED as error:
+                yield self._reject(source, file, f"record {number}", _say(error))
+                continue
+            yield built
+        self._check_share(file)
+
+    def text(self, value: Any) -> str:
+        """A text field, mended: edge whitespace and image tokens removed, numbers written out."""
+        if type(value) is not str:
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise TypeError(f"text expected, found {type(value).__name__}")
+            self.repairs["number-as-text"] += 1
+            value = str(value)
+        clean: str = value.strip()
+        if len(clean) != len(value):
+            self.repairs["edge-whitespace"] += 1
+        if "<" in clean and IMAGE_TOKEN in clean:
+            self.repairs["image-token-in-text"] += 1
+            clean = clean.replace(IMAGE_TOKEN, "").strip()
+        return clean
+
+    def random(self, source: str, key: object) -> random.Random:
+        """The dice of one record: the same whatever other records there are."""
+        return random.Random(f"{self.seed}/{source}/{key}")
+
+    def _reject(self, source: str, file: Path, where: str, reason: str) -> Sample:
+        if self.tolerate <= 0:
+            raise InputError(
+                f"{file}, {where}: {reason}. Correct the record, or set bad records aside with --tolerate SHARE."
+            )
+        self.malformed += 1
+        if len(self.quarantine) < _LISTED:
+            self.quarantine.append({"file": str(file), "where": where, "reason": reason})
+        if self.records >= _SHARE_COUNTS_FROM:
+            self._check_share(file)
+        return Sample(id=f"{file.name}, {where}", source=source, dropped="malformed-record")
+
+    def _check_share(self, file: Path) -> None:
+        if self.malformed > self.tolerate * self.records:
+            first = "; ".join(f"{bad['where']}: {bad['reason']}" for bad in self.quarantine[:3])
+            raise InputError(
+                f"{self.malformed} of the first {self.records} records are malformed, more than the tolerated share of "
+                f"{self.tolerate:g} (reading {file}). First: {first}."
+            )
+
+
+def _say(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"field '{error.args[0]}' is missing"
+    return str(error) or type(error).__name__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set as published, and its reader.
+
+    images    folder of its images under a common image root, as the released mixtures name them
+    prompt    the line that tells the model which form of answer is wanted
+    rule      how records are built from raw records, in words
+    expected  published counts, by what is counted
+    """
+
+    name: str
+    title: str
+    origin: tuple[str, ...]
+    licence: str
+    layout: str
+    rule: str
+    read: Callable[[Path, Reading], Iterator[Sample]]
+    expected: Mapping[str, int] = field(default_factory=dict)
+    images: str = ""
+    prompt: str = ""
+    drops: Mapping[str, str] = field(default_factory=dict)
+    repairs: Mapping[str, str] = field(default_factory=dict)
+
+    def reasons(self) -> dict[str, str]:
+        """Every reason for which this source drops a record."""
+        return {**DROPS, **self.drops}
+
+    def mendings(self) -> dict[str, str]:
+        return {**REPAIRS, **self.repairs}
+
+
+def source_names() -> list[str]:
+    """The sources, from the files of this room."""
+    folder = files("llavaflow.datasets")
+    stems = [Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".py")]
+    return sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_") and stem != "scenes")
+
+
+def source(name: str) -> Source:
+    """The source of a name. Raises InputError with the nearest names."""
+    if name not in source_names():
+        raise unknown("source", name, source_names(), "the files of datasets/")
+    found = import_module(f"llavaflow.datasets.{name.replace('-', '_')}").SOURCE
+    assert isinstance(found, Source)
+    return found
+
+
+def rejected(source: str, parent: str, reason: str) -> Sample:
+    """A raw record that is not used; `parent` is its `table/id` in the raw files."""
+    return Sample(id=parent, source=source, parents=(f"{source}:{parent}",), dropped=reason)
+
+
+def question(text: str, prompt: str = "") -> Turn:
+    """The first question of a sample: image token, text, response-format line."""
+    return Turn(role="human", text="\n".join(part for part in (IMAGE_TOKEN, text, prompt) if part))
+
+
+def dialogue(pairs: Iterable[tuple[str, str]], prompt: str = "") -> tuple[Turn, ...]:
+    """Questions and answers on one image; the response-format line stands behind the first question only."""
+    turns: list[Turn] = []
+    for asked, answer in pairs:
+        turns.append(Turn(role="human", text=asked) if turns else question(asked, prompt))
+        turns.append(Turn(role="gpt", text=answer))
+    return tuple(turns)
+
+
+def capitalise(text: str) -> str:
+    """First letter upper case, the rest as it is: `can't tell` becomes `Can't tell`."""
+    return text[:1].upper() + text[1:]
+
+
+def coco_image(image_id: int | str) -> str:
+    """The image path of a COCO id. All images of train2014 are in train2017 under their bare number."""
+    return f"coco/train2017/{int(image_id):012d}.jpg"

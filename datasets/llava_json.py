@@ -1,0 +1,143 @@
+"""LLaVA JSON: records that are already conversations, as a JSON list, JSON lines, or the parquet of LLaVA-NeXT.
+
+Nothing is rewritten but ids (always text) and edge whitespace; a record that could not be trained on is dropped by
+name. The image token keeps its place; its position is normalised when the conversation is rendered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llavaflow.datasets._raw import find, rows
+from llavaflow.datasets._sample import IMAGE_TOKEN, Role, Sample, Turn
+from llavaflow.datasets._source import Reading, Source, rejected
+
+ROLES: Mapping[str, Role] = {"human": "human", "gpt": "gpt", "user": "human", "assistant": "gpt"}
+_KNOWN = ("id", "image", "conversations")
+
+
+def read(path: Path, reading: Reading) -> Iterator[Sample]:
+    """One sample per record, in file order."""
+    yield from records(path, reading, source="llava-json")
+
+
+def records(path: Path, reading: Reading, *, source: str) -> Iterator[Sample]:
+    """The records of a LLaVA JSON file under any source's name."""
+    patterns = ("data.jsonl", "*.jsonl", "*.json", "*.parquet", "data/*.parquet")
+    file = find(path, *patterns, source=source)
+    raw_rows = _parquet(file) if file.suffix == ".parquet" else rows(file)
+    ids: dict[str, int] = {}
+
+    def build(raw: Mapping[str, Any]) -> Sample:
+        number = _name(raw, ids, reading)
+        turns, fault = _turns(raw["conversations"], reading)
+        images = _images(raw.get("image"))
+        fault = fault or image_fault(turns, images)
+        parent = f"record/{number}"
+        if fault:
+            return rejected(source, parent, fault)
+        extra = {key: value for key, value in raw.items() if key not in _KNOWN}
+        return Sample(
+            id=number, source=source, images=images, turns=turns, parents=(f"{source}:{parent}",), extra=extra
+        )
+
+    yield from reading.each(source, file, raw_rows, build)
+
+
+def image_fault(turns: tuple[Turn, ...], images: tuple[str, ...]) -> str | None:
+    """Why the image tokens of a conversation do not fit its images, or None."""
+    tokens = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
+    if any(IMAGE_TOKEN in turn.text for turn in turns if turn.role == "gpt"):
+        return "image-token-in-answer"
+    if tokens == len(images):
+        return None
+    return "missing-image-token" if tokens < len(images) else "too-many-image-tokens"
+
+
+def _name(raw: Mapping[str, Any], ids: dict[str, int], reading: Reading) -> str:
+    """The id as text; a repeated one gets a suffix, since released mixtures share ids between components."""
+    number = raw.get("id")
+    if number is None:
+        reading.repairs["id-made-up"] += 1
+        number = f"record-{reading.records - 1}"
+    elif type(number) is not str:
+        reading.repairs["id-as-text"] += 1
+    name = str(number)
+    count = ids[name] = ids.get(name, 0) + 1
+    if count > 1:
+        reading.repairs["repeated-id-suffixed"] += 1
+        return f"{name}#{count}"
+    return name
+
+
+def _turns(raw: list[Mapping[str, Any]], reading: Reading) -> tuple[tuple[Turn, ...], str | None]:
+    turns = []
+    for turn in raw:
+        role = ROLES.get(turn["from"])
+        if role is None:
+            return (), "unknown-speaker"
+        text = turn["value"]
+        if not isinstance(text, str):
+            raise TypeError(f"value must be text, not {type(text).__name__}")
+        clean = text.strip()
+        if len(clean) != len(text):
+            reading.repairs["edge-whitespace"] += 1
+        turns.append(Turn(role=role, text=clean))
+    if len(turns) < 2 or len(turns) % 2:
+        return tuple(turns), "odd-number-of-turns"
+    if any(turn.role != ("human", "gpt")[place % 2] for place, turn in enumerate(turns)):
+        return tuple(turns), "not-alternating"
+    return tuple(turns), None if all([turn.text for turn in turns]) else "empty-turn"
+
+
+def _images(raw: Any) -> tuple[str, ...]:
+    if not raw:
+        return ()
+    names = (raw,) if isinstance(raw, str) else tuple(raw)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("image must be a path or a list of paths")
+    return names
+
+
+def _parquet(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a NeXT parquet; its image column holds {bytes, path}, of which the path is the name."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
+        for row in batch.to_pylist():
+            image = row.pop("image", None)
+            if image:
+                row["image"] = image if isinstance(image, str) else image.get("path") or f"{row['id']}.jpg"
+            yield row
+
+
+SOURCE = Source(
+    name="llava-json",
+    title="LLaVA JSON and LLaVA-NeXT parquet",
+    origin=(
+        "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
+        "https://huggingface.co/datasets/lmms-lab/LLaVA-NeXT-Data",
+    ),
+    licence="CC BY 4.0 for LLaVA-Instruct, with the terms of its generator; otherwise that of the file",
+    layout="""<name>.json, <name>.jsonl   [{id, image: path | [paths], conversations: [{from: human|gpt, value}]}]
+<name>.parquet              columns id, image {bytes, path}, conversations, data_source""",
+    rule="one sample per record, unchanged but for text ids and edge whitespace",
+    read=read,
+    expected={"llava_instruct_150k.json": 157_712, "llava_v1_5_mix665k.json": 665_298, "LLaVA-NeXT-Data": 779_289},
+    drops={
+        "unknown-speaker": "a turn from neither human nor gpt",
+        "odd-number-of-turns": "no turns, or a question without an answer",
+        "not-alternating": "two turns of one speaker in a row, or an answer first",
+        "empty-turn": "a turn without text",
+        "missing-image-token": "fewer <image> in the questions than images",
+        "too-many-image-tokens": "more <image> in the questions than images",
+        "image-token-in-answer": "<image> inside an answer",
+    },
+    repairs={
+        "id-as-text": "an id that is a number was written as text",
+        "id-made-up": "a record without id was named by its place",
+        "repeated-id-suffixed": "an id that occurred before got #2, #3, ... behind it",
+    },
+)
