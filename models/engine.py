@@ -1,0 +1,133 @@
+"""The DeepSpeed engine round the objective: settings, optimizer, schedule, one optimizer step.
+
+ZeRO settings are shipped JSON (`infra/deepspeed/`), and they hold nothing but ZeRO: an optimizer or scheduler there
+would silently override the recipe's (that happened upstream), so `engine_config` refuses them. Batch sizes and
+accumulation are not DeepSpeed's business either: a step is what the planner says it is, and DeepSpeed is told when the
+last micro-batch of a step has come.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Literal
+
+from llavaflow.infra.errors import InputError
+from llavaflow.models.llava import Precision
+from llavaflow.models.parts import Part, part_of
+
+if TYPE_CHECKING:
+    import torch
+
+Offload = Literal["none", "cpu"]
+FORBIDDEN = ("optimizer", "scheduler")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """What an optimizer step does. Learning rates of parts fall back to `learning_rate`."""
+
+    learning_rate: float
+    projector_lr: float | None = None
+    vision_lr: float | None = None
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    schedule: str = "cosine"
+    warmup_ratio: float = 0.03
+    steps: int = 1
+
+    def rate_of(self, part: Part) -> float:
+        own = {"mm_projector": self.projector_lr, "vision_tower": self.vision_lr}.get(part)
+        return self.learning_rate if own is None else own
+
+
+def engine_config(zero: int, offload: Offload, precision: Precision, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's configuration: the shipped ZeRO block and what the recipe decides."""
+    name = f"zero{zero}{'_offload' if offload == 'cpu' else ''}.json"
+    path = files("llavaflow.infra").joinpath("deepspeed", name)
+    if not path.is_file():
+        raise InputError(f"no DeepSpeed settings {name}: offload exists for ZeRO 2 and 3.")
+    settings: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    if set(settings) & set(FORBIDDEN):
+        raise InputError(f"{name} sets {' and '.join(FORBIDDEN)}: these belong to the recipe, take them out.")
+    return settings | {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": precision == "bf16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def parameter_groups(
+    parameters: Sequence[tuple[str, torch.nn.Parameter]], optimization: Optimization
+) -> list[dict[str, Any]]:
+    """Groups by part and by decay: vectors (biases, norms) do not decay."""
+    groups: dict[tuple[Part, bool], list[Any]] = {}
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            groups.setdefault((part_of(name), parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "lr": optimization.rate_of(part),
+            "weight_decay": optimization.weight_decay if decays else 0.0,
+            "part": part,
+        }
+        for (part, decays), members in groups.items()
+    ]
+
+
+def start(objective: torch.nn.Module, optimization: Optimization, settings: dict[str, Any]) -> Any:
+    """The engine, with torch's AdamW and transformers' schedule counted in optimizer steps."""
+    import deepspeed
+    import torch
+    from transformers import get_scheduler
+
+    groups = parameter_groups(list(objective.named_parameters()), optimization)
+    optimizer = torch.optim.AdamW(groups, lr=optimization.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+    warmup = math.ceil(optimization.steps * optimization.warmup_ratio)
+    scheduler = get_scheduler(optimization.schedule, optimizer, warmup, optimization.steps)
+    engine, *_ = deepspeed.initialize(
+        model=objective, optimizer=optimizer, lr_scheduler=scheduler, config=settings, dist_init_required=False
+    )
+    return engine
+
+
+def step(engine: Any, micros: Sequence[Mapping[str, torch.Tensor]], scales: Sequence[float]) -> float:
+    """One optimizer step over micro-batches; returns this rank's summed loss.
+
+    `scales[i]` multiplies the summed loss of micro-batch i before the gradients of all ranks are averaged.
+    """
+    total = 0.0
+    for number, (micro, scale) in enumerate(zip(micros, scales, strict=True), 1):
+        engine.set_gradient_accumulation_boundary(number == len(micros))
+        loss = engine(**micro)
+        engine.backward(loss * scale)
+        total += float(loss.detach())
+    engine.step()
+    return total
+
+
+def gathered(engine: Any) -> dict[str, torch.Tensor]:
+    """The full weights on the CPU of rank 0 under the model's own names; empty elsewhere. Every rank must call it."""
+    import deepspeed
+    import torch.distributed as distributed
+
+    first = distributed.get_rank() == 0
+    state: dict[str, Any] = {}
+    for name, tensor in _own_tensors(engine):
+        with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
+            if first:
+                state[name] = tensor.detach().cpu().clone()
+    return state
+
+
+def _own_tensors(engine: Any) -> Iterator[tuple[str, Any]]:
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
+        yield name.removeprefix("llava."), tensor
