@@ -153,6 +153,13 @@ class ArtifactStore:
             )
         return self._local[artifact.fingerprint]
 
+    def local_file(self, artifact: Artifact, name: str) -> Path:
+        """One file of an artifact, without the others having to travel. Raises StoreError when it has none so named."""
+        entries = [entry for entry in self.record(artifact).files if entry.path == name]
+        if not entries:
+            raise StoreError(f"{artifact.ref} has no file '{name}'.")
+        return self.backend.fetch(f"{artifact.kind}/{artifact.fingerprint}", entries) / name
+
     def verify(self, artifact: Artifact) -> list[str]:
         """Read every byte; the files whose SHA-256 is not what the record says."""
         root = self.local_path(artifact)

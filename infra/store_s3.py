@@ -228,7 +228,7 @@ class S3Backend:
 
     def _stamp(self, prefix: str, files: Sequence[FileEntry]) -> None:
         """Remember which cached files were compared with their SHA-256, and what they looked like then."""
-        stamps = {entry.path: _look(self.cache / prefix / entry.path) for entry in files}
+        stamps = self._stamps(prefix) | {entry.path: _look(self.cache / prefix / entry.path) for entry in files}
         with storage_errors(self.cache):
             write_durably(self._stamp_file(prefix), json.dumps(stamps).encode())
 

@@ -17,7 +17,8 @@ from llavaflow.infra.context import RunContext, folder_context
 from llavaflow.infra.errors import StoreError
 from llavaflow.infra.store import open_store
 from llavaflow.stages._stage import Stage
-from llavaflow.tests.infra.conftest import CuttingProxy, use_s3
+from llavaflow.tests.conftest import use_s3
+from llavaflow.tests.infra.conftest import CuttingProxy
 
 LARGE = 17 * 2**20
 
