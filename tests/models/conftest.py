@@ -11,7 +11,21 @@ WORDS = (
     "a an the cat dog horse sits stands on under beside table chair red blue green there is are two three what where "
     "colour of in picture image person holding umbrella street café naïve 你好 größer don't it's 3 12 1999 0.25"
 ).split()
-MARKS = ("###", "USER:", "ASSISTANT:", "Human:", "Assistant:", "[INST]", "[/INST]", "\n", ".", ", ", "?", " (x) ", "\n\n")
+MARKS = (
+    "###",
+    "USER:",
+    "ASSISTANT:",
+    "Human:",
+    "Assistant:",
+    "[INST]",
+    "[/INST]",
+    "\n",
+    ".",
+    ", ",
+    "?",
+    " (x) ",
+    "\n\n",
+)
 
 
 def sentence(rng: random.Random, length: int) -> str:
@@ -42,10 +56,11 @@ def _wrap(backend: Any, bos: str | None, eos: str, extra: list[str]) -> Any:
 
 def sentencepiece_like(image: bool) -> Any:
     """Llama's kind: word-start marks instead of spaces, bytes for what is unknown, <s> in front."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = pre_tokenizers.Digits(individual_digits=True)
     extra = ["<image>"] if image else []
     bytes_ = [f"<0x{value:02X}>" for value in range(256)]
     trainer = trainers.BpeTrainer(
