@@ -1,0 +1,218 @@
+"""Show one thing: an artifact, a recipe, a source, a benchmark or a row of the model zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from llavaflow.infra.artifact import Json
+from llavaflow.pipelines._cli._options import emit, json_option, store_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llavaflow.infra.store import ArtifactStore
+
+# a document, and how to print it for a reader
+Page = tuple[dict[str, Json], "Callable[[Console], None]"]
+FILES_SHOWN = 12
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--verify", is_flag=True, help="Read every file of the artifact and compare its SHA-256.")
+@store_option
+@json_option
+@click.pass_context
+def command(ctx: click.Context, ref: str, verify: bool, store: ArtifactStore, as_json: bool) -> None:
+    """Show REF: RECIPE, RECIPE/STAGE, KIND:FINGERPRINT, the place of an artifact, {source,benchmark,zoo}:NAME.
+
+    For a source or a benchmark this prints the layout in which `--path` and `--gold` expect its official files.
+    """
+    head, _, name = ref.partition(":")
+    pages: dict[str, Callable[[str], Page]] = {"source": _source, "benchmark": _benchmark, "zoo": _zoo}
+    if head in pages:
+        document, render = pages[head](name)
+    elif _is_recipe(ref):
+        document, render = _recipe(ref)
+    else:
+        document, render = _artifact(ref, store, verify)
+    emit(document, as_json, render)
+    if document.get("damaged"):
+        click.echo(f"error: {len(document['damaged'])} files are not what the record says", err=True)
+        ctx.exit(1)
+
+
+def _is_recipe(ref: str) -> bool:
+    from pathlib import Path
+
+    return not set(ref) & set(":/") and not Path(ref, "record.json").is_file()
+
+
+def _artifact(ref: str, store: ArtifactStore, verify: bool) -> Page:
+    from llavaflow.infra.reference import find_reference
+
+    found = find_reference(ref, store)
+    document: dict[str, Json] = {"ref": found.artifact.ref, "uri": found.artifact.uri, **found.record.as_json()}
+    document["size"] = found.record.size
+    if verify:
+        document["damaged"] = found.store.verify(found.artifact)
+
+    def render(console: Console) -> None:
+        _title(console, document["ref"], f"{document['recipe']}/{document['stage']}", document["uri"])
+        _table(console, "made", _made(document))
+        _table(console, "facts", _flat(document["facts"]))
+        _table(console, "settings", _flat(document["settings"]))
+        inputs = {
+            path: f"{held['stage']}  {held['kind']}:{held['fingerprint']}" for path, held in document["inputs"].items()
+        }
+        _table(console, "inputs", inputs | document["outside"])
+        shown = sorted(document["files"], key=lambda entry: -int(entry["size"]))[:FILES_SHOWN]
+        title = f"files ({len(document['files'])}, {_bytes(document['size'])})"
+        _table(console, title, {entry["path"]: _bytes(entry["size"]) for entry in shown})
+        if verify:
+            console.print(
+                f"damaged: {', '.join(document['damaged'])}" if document["damaged"] else "every file is as recorded"
+            )
+
+    return document, render
+
+
+def _made(document: dict[str, Json]) -> dict[str, Json]:
+    from datetime import UTC, datetime
+
+    when = datetime.fromtimestamp(document["created"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return {
+        "stage type": f"{document['type']}, version {document['version']}, generation {document['generation']}",
+        "created": f"{when}, in {document['seconds']:.1f} s, by run {document['run_id']}",
+        "packages": ", ".join(f"{name} {version}" for name, version in document["packages"].items()),
+    }
+
+
+def _recipe(name: str) -> Page:
+    from llavaflow.pipelines._catalogue import find_recipe
+    from llavaflow.pipelines._flat import flat_settings
+
+    recipe = find_recipe(name)
+    settings = flat_settings(recipe)
+    stages: list[Json] = [
+        {"name": key, "type": stage.type_name(), "kind": stage.kind, "inputs": recipe.inputs_of(key)}
+        for key, stage in recipe.stages.items()
+    ]
+    document: dict[str, Json] = {"recipe": name, "title": recipe.title, "notes": recipe.notes, "stages": stages}
+    document |= {"settings": settings, "sources": dict(recipe.sources)}
+
+    def render(console: Console) -> None:
+        _title(console, name, recipe.title, recipe.notes)
+        for key in recipe.stages:
+            rows = {
+                path.removeprefix(f"{key}."): value for path, value in settings.items() if path.startswith(f"{key}.")
+            }
+            notes = {path.removeprefix(f"{key}."): text for path, text in recipe.sources.items()}
+            _table(console, key, rows, notes)
+
+    return document, render
+
+
+def _source(name: str) -> Page:
+    from llavaflow.datasets._source import source
+
+    found = source(name)
+    document: dict[str, Json] = {
+        "source": found.name,
+        "title": found.title,
+        "origin": list(found.origin),
+        "licence": found.licence,
+        "layout": found.layout,
+        "rule": found.rule,
+        "expected": dict(found.expected),
+        "dropped": found.reasons(),
+        "repairs": found.mendings(),
+    }
+    return document, lambda console: _card(console, document, ("dropped", "repairs"))
+
+
+def _benchmark(name: str) -> Page:
+    from llavaflow.datasets.benchmarks._benchmark import load_benchmark
+
+    found = load_benchmark(name)
+    document: dict[str, Json] = {
+        "benchmark": found.name,
+        "title": found.title,
+        "layout": found.layout,
+        "prompt": found.prompt,
+        "rule": found.rule,
+        "rule_source": found.source,
+        "unit": found.unit,
+        "zoo_column": found.column,
+    }
+    return document, lambda console: _card(console, document, ())
+
+
+def _zoo(name: str) -> Page:
+    from dataclasses import asdict, is_dataclass
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    from llavaflow.infra.errors import InputError, unknown
+
+    if find_spec("llavaflow.models.zoo") is None:
+        raise InputError("this installation has no model zoo. `pipeline list` shows what there is.")
+    rows = import_module("llavaflow.models.zoo").ZOO
+    if name not in rows:
+        raise unknown("row of the model zoo", name, rows, "models/zoo.py")
+    row = rows[name]
+    document: dict[str, Json] = {
+        "zoo": name,
+        **(asdict(row) if is_dataclass(row) and not isinstance(row, type) else row),
+    }
+    return document, lambda console: _card(console, document, ())
+
+
+def _title(console: Console, *lines: str) -> None:
+    console.print(f"[bold]{lines[0]}[/bold]")
+    for line in lines[1:]:
+        if line:
+            console.print(line, markup=False, soft_wrap=True)
+    console.print()
+
+
+def _card(console: Console, document: dict[str, Json], tables: tuple[str, ...]) -> None:
+    """A document whose values are texts, with some of them as tables."""
+    for key, value in document.items():
+        if key in tables or isinstance(value, dict):
+            _table(console, key.replace("_", " "), _flat(value))
+        elif value not in ("", None, []):
+            console.print(f"[bold]{key.replace('_', ' ')}[/bold]")
+            text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+            console.print(text.strip("\n") + "\n", markup=False, soft_wrap=True)
+
+
+def _table(console: Console, title: str, rows: dict[str, Json], notes: dict[str, str] | None = None) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False, title_style="bold")
+    for key, value in rows.items():
+        table.add_row(Text(key), Text(str(value)), Text((notes or {}).get(key, ""), style="dim"))
+    console.print(table)
+    console.print()
+
+
+def _flat(value: Json) -> dict[str, Json]:
+    from llavaflow.infra.identity import flatten
+
+    return {path: item for path, item in flatten(value).items() if path}
+
+
+def _bytes(size: int) -> str:
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

@@ -1,0 +1,150 @@
+"""The commands that look into a store: show, diff, lineage, trace. On the small store of the trace tests."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llavaflow.infra.artifact import Artifact
+from llavaflow.infra.context import folder_context
+from llavaflow.pipelines._cli.main import main
+from llavaflow.stages._stage import Stage
+from llavaflow.tests.stages.test_trace import FINETUNE, STAGES, URL, Lines
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    root = tmp_path_factory.mktemp("store")
+    made: dict[Stage, Artifact] = {}
+    for name, stage in STAGES.items():
+        made[stage] = stage.run(replace(folder_context(root, stage, made), recipe="toy", stage=name))
+    return {name: made[stage] for name, stage in STAGES.items()}
+
+
+@pytest.fixture
+def ask(built: dict[str, Artifact], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command on the store; the JSON document, or the text, and the exit code."""
+    root = Path(built["table"].uri).parents[1]
+    monkeypatch.setenv("LLAVAFLOW_STORE", str(root))
+
+    def run(*args: str) -> Any:
+        code = main(args)
+        out, err = capsys.readouterr()
+        return (json.loads(out) if "--json" in args and out else out), code, err
+
+    return run
+
+
+def test_show_prints_what_an_artifact_is_made_of(ask: Any, built: dict[str, Artifact]) -> None:
+    document, code, _ = ask("show", "toy/download", "--json", "--verify")
+    assert code == 0 and document["ref"] == built["download"].ref
+    assert document["facts"] == {"samples": 3} and document["damaged"] == []
+    assert document["inputs"]["source"]["fingerprint"] == built["table"].fingerprint
+    text, code, _ = ask("show", "toy/download")
+    assert code == 0 and "data.jsonl" in text and "settings" in text
+
+
+def test_a_reference_may_be_a_few_digits_or_a_place(ask: Any, built: dict[str, Artifact]) -> None:
+    artifact = built["finetune"]
+    for ref in (f"checkpoint:{artifact.fingerprint[:6]}", artifact.uri):
+        assert ask("show", ref, "--json")[0]["fingerprint"] == artifact.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("ref", "says"),
+    [
+        ("toy/downlaod", "Did you mean download"),
+        ("toys/download", "Did you mean toy"),
+        ("checkpoint:zz", "no checkpoint starts with 'zz'"),
+        ("checkpoint:", "lacks a fingerprint"),
+        ("chekpoint:1", "Did you mean checkpoint"),
+        ("/nowhere", "as a reference to an artifact"),
+        ("source:coc", "Did you mean"),
+        ("benchmark:pop", "Did you mean pope"),
+        ("no-such-recipe", "unknown recipe"),
+    ],
+)
+def test_a_wrong_reference_gets_one_line_and_exit_code_2(ask: Any, ref: str, says: str) -> None:
+    _, code, err = ask("show", ref)
+    assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_show_prints_the_layout_of_sources_and_benchmarks(ask: Any) -> None:
+    document, code, _ = ask("show", "benchmark:pope", "--json")
+    assert code == 0 and document["layout"] and document["rule"]
+    text, code, _ = ask("show", "benchmark:pope")
+    assert code == 0 and document["layout"].strip().splitlines()[0] in text
+
+
+def test_lineage_goes_up_and_down(ask: Any, built: dict[str, Artifact]) -> None:
+    both = ask("lineage", "toy/mix", "--json")[0]
+    up, down = ask("lineage", "toy/mix", "--up", "--json")[0], ask("lineage", "toy/mix", "--down", "--json")[0]
+    assert {node["stage"] for node in up["nodes"]} == {"table", "download", "caption", "mix"}
+    assert {node["stage"] for node in down["nodes"]} == {"mix", "finetune", "evaluate"}
+    assert {node["ref"] for node in both["nodes"]} == {node["ref"] for node in up["nodes"] + down["nodes"]}
+    edge = {"source": built["mix"].ref, "target": built["finetune"].ref, "field": "data"}
+    assert edge in down["edges"] and edge not in up["edges"]
+    text, code, _ = ask("lineage", "toy/evaluate")
+    assert code == 0 and text.count("toy/mix") == 1 and "toy/foundation" in text
+
+
+def test_trace_follows_a_url_to_the_scores(ask: Any, built: dict[str, Artifact]) -> None:
+    document, code, _ = ask("trace", "--url", URL.format(1), "--json")
+    assert code == 0
+    assert [row["id"] for row in document["children"]] == ["c1", "m0"]
+    assert [item["stage"] for item in document["fed"]] == ["finetune", "evaluate"]
+    text, code, _ = ask("trace", "--url", URL.format(1))
+    assert code == 0 and built["evaluate"].ref in text and "as recorded" in text
+
+
+def test_trace_follows_scores_to_the_urls(ask: Any) -> None:
+    document, code, _ = ask("trace", "--artifact", "toy/evaluate", "--json")
+    assert code == 0 and document["urls"] == [URL.format(0), URL.format(1)]
+
+
+def test_trace_takes_a_sample_as_indexes_name_it(ask: Any, built: dict[str, Artifact]) -> None:
+    for args in (["--sample", f"{built['mix'].fingerprint}:m0"], ["--sample", "m0", "--artifact", "toy/mix"]):
+        document, code, _ = ask("trace", *args, "--json")
+        assert code == 0 and len(document["parents"]) == 6
+        assert all(row["verified"] for row in document["parents"])
+
+
+def test_trace_of_what_nobody_knows_says_where_it_looked(ask: Any) -> None:
+    _, code, err = ask("trace", "--url", "http://nowhere.test/")
+    assert code == 2 and "indexes of 4 artifacts" in err and "toy/mix" in err
+    assert ask("trace")[1] == 2
+    assert ask("trace", "--url", "x", "--image", "y")[1] == 2
+
+
+def test_diff_names_settings_inputs_and_facts(ask: Any, built: dict[str, Artifact]) -> None:
+    root = Path(built["table"].uri).parents[1]
+    source = STAGES["download"]
+    assert isinstance(STAGES["caption"], Lines)
+    other = replace(STAGES["caption"], dropped=())
+    ctx = folder_context(root, other, {source: built["download"]})
+    changed = other.run(replace(ctx, recipe="other", stage="caption"))
+    rows = ask("diff", "toy/caption", "other/caption", "--json")[0]["differences"]
+    assert {row["path"]: (row["a"], row["b"]) for row in rows} == {
+        "settings.dropped": ("absent", []),
+        "settings.dropped[0]": ("c3", "absent"),
+        "facts.samples": (2, 3),
+    }
+    assert changed.ref in ask("diff", "toy/caption", changed.ref)[0]
+    assert "no difference" in ask("diff", "toy/caption", built["caption"].ref)[0]
+
+
+def test_a_deleted_input_keeps_its_place_in_the_lineage(tmp_path: Path, ask: Any) -> None:
+    import shutil
+
+    made: dict[Stage, Artifact] = {}
+    for stage in STAGES.values():
+        made[stage] = stage.run(replace(folder_context(tmp_path, stage, made), recipe="toy", stage=stage.type_name()))
+    shutil.rmtree(made[STAGES["mix"]].uri)
+    ref = made[FINETUNE].ref
+    document, code, _ = ask("lineage", ref, "--up", "--json", "--store", str(tmp_path))
+    gone = [node for node in document["nodes"] if not node["present"]]
+    assert code == 0 and [node["ref"] for node in gone] == [made[STAGES["mix"]].ref]
