@@ -30,7 +30,7 @@ INSTANCES = ("instances.json", "instances.json.gz")
 class Expression(NamedTuple):
     """One sentence about one box; `sides` are the four numbers as the file has them."""
 
-    parent: str
+    parents: tuple[str, ...]
     image: int
     text: str
     sides: tuple[float, float, float, float]
@@ -41,19 +41,19 @@ class Expression(NamedTuple):
 
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
     """Segments of every image's dialogue, in the order in which the files first name the images."""
-    groups: dict[int, list[tuple[str, Region]]] = {}
+    groups: dict[int, list[tuple[Expression, Region]]] = {}
     for file in _files(path):
         found = _refs(file, reading) if _has_refs(file) else _flat(file, reading)
         for item in found:
             if isinstance(item, Sample):
                 yield item
             else:
-                groups.setdefault(item[0], []).append((item[1], item[2]))
+                groups.setdefault(item[0].image, []).append(item)
     for image, regions in groups.items():
         yield from _segments(image, regions, reading)
 
 
-def _segments(image: int, regions: list[tuple[str, Region]], reading: Reading) -> Iterator[Sample]:
+def _segments(image: int, regions: list[tuple[Expression, Region]], reading: Reading) -> Iterator[Sample]:
     dice = reading.random("refcoco", image)
     dice.shuffle(regions)
     count = -(-len(regions) // MOST_QUESTIONS)
@@ -64,7 +64,7 @@ def _segments(image: int, regions: list[tuple[str, Region]], reading: Reading) -
             source="refcoco",
             images=(coco_image(image),),
             turns=dialogue([ask(region, dice) for _, region in part]),
-            parents=tuple(dict.fromkeys(f"refcoco:{parent}" for parent, _ in part)),
+            parents=tuple(dict.fromkeys(f"refcoco:{parent}" for item, _ in part for parent in item.parents)),
         )
 
 
@@ -108,7 +108,7 @@ def _unpickled(file: Path) -> list[Any]:
     return refs
 
 
-Placed = tuple[int, str, Region]
+Placed = tuple[Expression, Region]
 
 
 def _refs(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
@@ -117,6 +117,7 @@ def _refs(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
 
     def build(raw: Mapping[str, Any]) -> list[Placed | Sample]:
         parent = f"ref/{raw['ref_id']}"
+        parents = (parent, f"instance/{raw['ann_id']}")
         if raw.get("split", "train") != "train":
             return [rejected("refcoco", parent, NOT_TRAIN)]
         image = int(raw["image_id"])
@@ -124,10 +125,11 @@ def _refs(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
             return [rejected("refcoco", parent, "no-annotation")]
         x, y, wide, high = boxes[raw["ann_id"]]
         texts = [reading.text(sentence.get("raw") or sentence["sent"]) for sentence in raw["sentences"]]
-        size = sizes[image]
-        placed = [_place(Expression(parent, image, text, (x, y, x + wide, y + high), *size), reading) for text in texts]
+        corners = (x, y, x + wide, y + high)
+        placed = [_place(Expression(parents, image, text, corners, *sizes[image]), reading) for text in texts]
         used = [item for item in placed if not isinstance(item, Sample)]
-        reading.repairs["empty-sentence-left-out"] += len(placed) - len(used) if used else 0
+        if used and len(used) < len(placed):
+            reading.repairs["empty-sentence-left-out"] += len(placed) - len(used)
         return [*used] if used else placed[:1] or [rejected("refcoco", parent, "empty-text")]
 
     for item in reading.each("refcoco", file, _rows(file), build):
@@ -153,7 +155,7 @@ def _flat(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
         else:
             found.append(item)
     if any(item.split == "train" for item in found):
-        yield from (rejected("refcoco", item.parent, NOT_TRAIN) for item in found if item.split != "train")
+        yield from (rejected("refcoco", item.parents[0], NOT_TRAIN) for item in found if item.split != "train")
         found = [item for item in found if item.split == "train"]
     to_corners = are_xywh(found)
     reading.repairs["boxes-read-as-xywh" if to_corners else "boxes-read-as-xyxy"] += len(found)
@@ -171,7 +173,7 @@ def _expression(raw: Mapping[str, Any], reading: Reading) -> Expression:
     parent = f"sentence/{raw.get('sent_id', f'{name}/{text}')}"
     x, y, third, fourth = (float(value) for value in raw["bbox"])
     size = int(raw["width"]), int(raw["height"])
-    return Expression(parent, image, text, (x, y, third, fourth), *size, raw.get("split", "train"))
+    return Expression((parent,), image, text, (x, y, third, fourth), *size, raw.get("split", "train"))
 
 
 def are_xywh(found: Iterable[Expression]) -> bool:
@@ -186,11 +188,11 @@ def are_xywh(found: Iterable[Expression]) -> bool:
 
 def _place(item: Expression, reading: Reading) -> Placed | Sample:
     if not item.text:
-        return rejected("refcoco", item.parent, "empty-text")
+        return rejected("refcoco", item.parents[0], "empty-text")
     box = clipped(*item.sides, item.width, item.height, reading)
     if box is None:
-        return rejected("refcoco", item.parent, "bad-box")
-    return item.image, item.parent, Region(item.text, box_text(box, item.width, item.height))
+        return rejected("refcoco", item.parents[0], "bad-box")
+    return item, Region(item.text, box_text(box, item.width, item.height))
 
 
 SOURCE = Source(

@@ -1,0 +1,112 @@
+"""Image files as records name them: found under a root, and checked to be what they claim.
+
+Records carry paths of a layout (`coco/train2017/000000000123.jpg`) while a user's folder may start anywhere inside
+it, so leading folders are taken off until a file is there. A file whose suffix differs from the record's (OCR-VQA's
+`.gif`s that the mixture calls `.jpg`) is found under its own. Paths never lead outside the root.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
+MOST_PIXELS = 200_000_000
+FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp",)}
+
+# why an image cannot be used, by kind
+FAULTS = {
+    "missing-image": "the file is not under the image folder",
+    "broken-image": "the file does not decode to the end",
+    "image-too-large": f"more than {MOST_PIXELS:,} pixels",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What a look at an image found; `fault` is a key of FAULTS or None."""
+
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    fault: str | None = None
+    detail: str = ""
+
+    def fits(self, name: str) -> bool:
+        """Whether the suffix of a name says what the file is."""
+        return PurePosixPath(name).suffix.lower() in FORMATS.get(self.format, ())
+
+
+class ImageFolder:
+    """Image files under one root, found by the path that a record uses."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, name: str) -> Path | None:
+        """The file of an image name, or None."""
+        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".")]
+        if not parts or ".." in parts:
+            return None
+        for start in range(len(parts)):
+            folder = self.root.joinpath(*parts[start:-1])
+            names = _listing(folder)
+            if parts[-1] in names:
+                return folder / parts[-1]
+        return self._under_other_suffix(parts)
+
+    def _under_other_suffix(self, parts: list[str]) -> Path | None:
+        stem = PurePosixPath(parts[-1]).stem
+        for start in range(len(parts)):
+            folder = self.root.joinpath(*parts[start:-1])
+            names = _listing(folder)
+            for suffix in SUFFIXES:
+                if stem + suffix in names:
+                    return folder / (stem + suffix)
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _listing(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(entry.name for entry in folder.iterdir())
+    except OSError:
+        return frozenset()
+
+
+def forget_listings() -> None:
+    """Look at the folders again: files may have come since."""
+    _listing.cache_clear()
+
+
+def probe(data: bytes, *, decode: bool = True) -> Probe:
+    """Size and format of an image, and whether it decodes to its last row."""
+    from PIL import Image, UnidentifiedImageError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                if width * height > MOST_PIXELS:
+                    return Probe(width=width, height=height, fault="image-too-large", detail=f"{width}x{height}")
+                if decode:
+                    image.load()
+                return Probe(width=width, height=height, format=image.format or "")
+        except UnidentifiedImageError:
+            return Probe(fault="broken-image", detail="no known image format")
+        except Image.DecompressionBombError as error:
+            return Probe(fault="image-too-large", detail=str(error))
+        except Exception as error:  # a broken file may raise anything out of a decoder
+            return Probe(fault="broken-image", detail=f"{type(error).__name__}: {error}"[:120])
+
+
+def shard_name(name: str) -> str:
+    """The name under which an image is stored: relative, one suffix, no dots elsewhere."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    parts = [part.replace(".", "_") for part in path.parent.parts if part not in ("/", ".", "..")]
+    suffix = path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp") else ".jpg"
+    return "/".join([*parts, path.stem.replace(".", "_") + suffix.lower()])
