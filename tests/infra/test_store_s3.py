@@ -16,6 +16,7 @@ from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext, folder_context
 from llavaflow.infra.errors import StoreError
 from llavaflow.infra.store import open_store
+from llavaflow.infra.store_s3 import S3Backend
 from llavaflow.stages._stage import Stage
 from llavaflow.tests.conftest import use_s3
 from llavaflow.tests.infra.conftest import CuttingProxy
@@ -122,6 +123,38 @@ def test_an_upload_that_keeps_being_cut_leaves_nothing_trusted_and_is_resumed(s3
     proxy.cuts_left = 0
     built = stage.run(folder_context(s3_url, stage))
     assert open_store(s3_url).verify(built) == []
+
+
+class Killed(BaseException):
+    """Stands for kill -9 before a certain request."""
+
+
+def test_a_commit_killed_before_any_request_leaves_nothing_trusted_or_everything(s3_url: str) -> None:
+    trusted = []
+    for survived in range(40):
+        stage = Blob(size=1000 + 250 * survived)
+        ctx = folder_context(s3_url, stage)
+        left = iter(range(survived))
+
+        def before(left: Iterator[int] = left, **_: object) -> None:
+            if next(left, None) is None:
+                raise Killed
+
+        backend = ctx.store.backend
+        assert isinstance(backend, S3Backend)
+        events = backend._client.meta.events
+        events.register("before-call.s3", before)
+        try:
+            stage.run(ctx)
+        except Killed:
+            events.unregister("before-call.s3", before)
+            found = ctx.store.find(ctx.fingerprint)
+            trusted.append(found is not None)
+            assert found is None or ctx.store.verify(found) == []
+        else:
+            break
+    # it was killed at every request up to the last, and trusted only from the record on
+    assert trusted == sorted(trusted) and trusted[0] is False and trusted[-1] is True
 
 
 def test_a_file_that_is_there_already_is_not_sent_again(s3_url: str, tmp_path: Path) -> None:
