@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
@@ -22,9 +23,10 @@ TITLES: dict[Direction, str] = {"up": "made from", "down": "went into"}
 @click.argument("ref")
 @click.option("--up", "ways", flag_value="up", help="Only what it was made from.")
 @click.option("--down", "ways", flag_value="down", help="Only what was made from it.")
+@click.option("--openlineage", is_flag=True, help="The graph as OpenLineage events, one JSON document per line.")
 @store_option
 @json_option
-def command(ref: str, ways: str | None, store: ArtifactStore, as_json: bool) -> None:
+def command(ref: str, ways: str | None, openlineage: bool, store: ArtifactStore, as_json: bool) -> None:
     """The graph of artifacts around REF: RECIPE/STAGE, KIND:FINGERPRINT, or the place of an artifact."""
     from llavaflow.infra.lineage import build_graph
     from llavaflow.infra.reference import find_reference
@@ -33,7 +35,18 @@ def command(ref: str, ways: str | None, store: ArtifactStore, as_json: bool) -> 
     directions: list[Direction] = ["up"] if ways == "up" else ["down"] if ways == "down" else ["up", "down"]
     root = found.artifact.ref
     graph = build_graph(found.store.records()).around(root, directions)
+    if openlineage:
+        _print_events(graph, found.store.url)
+        return
     emit({"ref": root, **graph.as_json()}, as_json, lambda console: _render(console, graph, root, directions))
+
+
+def _print_events(graph: Graph, namespace: str) -> None:
+    from llavaflow.infra.openlineage import events_of
+
+    for node in graph.nodes.values():
+        for event in events_of(node.record, namespace) if node.record else ():
+            click.echo(json.dumps(event, ensure_ascii=False))
 
 
 def _render(console: Console, graph: Graph, root: str, directions: list[Direction]) -> None:

@@ -92,6 +92,16 @@ def test_lineage_goes_up_and_down(ask: Any, built: dict[str, Artifact]) -> None:
     assert code == 0 and text.count("toy/mix") == 1 and "toy/foundation" in text
 
 
+def test_lineage_speaks_openlineage(ask: Any, built: dict[str, Artifact]) -> None:
+    text, code, _ = ask("lineage", "toy/mix", "--up", "--openlineage")
+    events = [json.loads(line) for line in text.splitlines()]
+    assert code == 0 and [event["eventType"] for event in events] == ["START", "COMPLETE"] * 4
+    last = events[-1]
+    assert last["job"] == {"namespace": "toy", "name": "mix"} and last["run"] == events[-2]["run"]
+    assert [item["name"] for item in last["inputs"]] == [built["caption"].ref.replace(":", "/")]
+    assert last["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 3
+
+
 def test_trace_follows_a_url_to_the_scores(ask: Any, built: dict[str, Artifact]) -> None:
     document, code, _ = ask("trace", "--url", URL.format(1), "--json")
     assert code == 0
