@@ -14,14 +14,23 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from llavaflow.infra.errors import InputError, unknown
 
 BoxFrame = Literal["image", "padded"]
-# what a judge is asked and what it says; how it is reached is the business of stages/judge.py
-Judge = Callable[[str], str]
 Metrics = dict[str, Any]
+
+
+class Judge(Protocol):
+    """Something that reads a prompt and replies in words; how it is reached is the business of stages/judge.py.
+
+    `attempt` counts askings of the same prompt whose reply could not be used: a judge must not repeat itself then.
+    """
+
+    def __call__(
+        self, prompt: str, *, system: str = "", temperature: float = 0.0, max_tokens: int = 1024, attempt: int = 0
+    ) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

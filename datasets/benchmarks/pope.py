@@ -27,8 +27,9 @@ from llavaflow.datasets.benchmarks._join import asked, question_of
 from llavaflow.infra.errors import InputError
 
 SPLITS = ("random", "popular", "adversarial")
-# LLaVA numbers its questions from these on, by split
-FIRST = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
+# LLaVA numbers the questions of a split from 0, 10 and 20 millions on; other files give adversarial 30 millions
+MILLIONS = 10_000_000
+BY_MILLIONS = ("adversarial", "random", "popular", "adversarial")
 PINNED_RANDOM, FULL = 2910, 3000
 NEGATIVE = ("No", "no", "not")
 
@@ -70,32 +71,36 @@ def _item(split: str, number: int, image: str, text: str, label: str, row: dict[
 
 
 def _names(answer: Answer) -> Iterator[str]:
-    question = question_of(answer.prompt)
     image = answer.image if answer.image != answer.id else ""
     split, number = _place(answer)
-    if image and question:
-        yield f"{split}|{asked(image, question)}"
-    if question:
+    for question in _questions(answer.prompt):
+        if image:
+            yield f"{split}|{asked(image, question)}"
         yield f"{split}|{number}|{question}"
         if not split and image:
             yield asked(image, question)
-        return
-    yield answer.id.replace("/", "#")
-    yield answer.id
-    yield f"{split}#{number}"
+    if not answer.prompt:
+        yield answer.id.replace("/", "#")
+        yield answer.id
+        yield f"{split}#{number}"
+
+
+def _questions(prompt: str) -> Iterator[str]:
+    """The question in a prompt: without the known tails, or, where a tool adds its own, up to the question mark."""
+    if prompt:
+        yield question_of(prompt)
+        yield question_of(prompt.partition("?")[0] + "?")
 
 
 def _place(answer: Answer) -> tuple[str, str]:
     """Split and number within it: LLaVA's ids hold both, lmms-eval's documents say them."""
-    if answer.group in SPLITS:
-        number = int(answer.id) % FIRST["random"] if answer.id.isdecimal() else answer.id
-        return answer.group, str(number)
     if not answer.id.isdecimal():
         split, _, number = answer.id.partition("/")
-        return (split, number) if split in SPLITS else ("", answer.id)
-    value = int(answer.id)
-    split = next((name for name in ("popular", "random", "adversarial") if value > FIRST[name]), "")
-    return split, str(value - FIRST.get(split, 0))
+        return (split, number) if split in SPLITS else (answer.group, answer.id)
+    millions, place = divmod(int(answer.id), MILLIONS)
+    if answer.group in SPLITS:
+        return answer.group, str(place)
+    return BY_MILLIONS[millions] if millions < len(BY_MILLIONS) else "", str(place)
 
 
 def says(text: str) -> str:

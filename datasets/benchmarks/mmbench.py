@@ -1,0 +1,166 @@
+"""MMBench: every question is asked once per rotation of its options, and counts only if all rotations are right.
+
+Source of the rule: MMBench's circular evaluation (VLMEvalKit `mcq_circular_eval`, lmms-eval `mmbench_evals.py`). The
+rotations of question 17 are 1000017, 2000017, ...; dev has 1,176 base questions in 4,377 rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llavaflow.datasets.benchmarks._benchmark import (
+    Benchmark,
+    Item,
+    Judge,
+    Mark,
+    Options,
+    Pair,
+    Scored,
+    mean,
+)
+from llavaflow.datasets.benchmarks._choices import inferred_option
+from llavaflow.datasets.benchmarks._files import Row, find, rows
+from llavaflow.datasets.benchmarks._join import usual_names
+from llavaflow.infra.errors import InputError
+
+LETTERS = "ABCD"
+ROTATION = 1_000_000
+# what a table reader takes for an empty cell
+EMPTY = {
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
+NOT_FOR_SERVER = ("hint", "category", "source", "image", "comment", "l2-category")
+PREDICTION_COLUMN = 6
+JUDGE_PROMPT = (
+    "A multiple-choice question, its options and a reply follow. Say which option the reply means: answer with its "
+    "letter alone, or with E when it means none of them.\n\nQuestion: {question}\n{options}\nReply: {reply}\nLetter:"
+)
+
+
+def _read(gold: Path, options: Options) -> list[Item]:
+    path = find(gold, "mmbench_dev*.tsv", "MMBench_DEV*.tsv", "*.tsv", "*.csv", "*.jsonl", what="MMBench's TSV")
+    items = [_item(row, path) for row in rows(path)]
+    numbers = {item.meta["index"] for item in items}
+    lost = [number for number in numbers if number % ROTATION not in numbers]
+    if lost:
+        raise InputError(f"{path}: row {min(lost)} is a rotation of a question that is not in the file.")
+    return items
+
+
+def _item(row: Row, path: Path) -> Item:
+    try:
+        index = int(float(row["index"]))
+        gold = row.get("answer")
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} has a row without a numeric index ({error}): it is not MMBench's table.") from error
+    return Item(
+        id=str(index),
+        gold=None if empty(gold) else str(gold).strip(),
+        names=(str(index),),
+        text=str(row.get("question", "")),
+        image=str(index % ROTATION),
+        group=str(row.get("category") or ""),
+        options=options_of(row),
+        meta={"index": index, "row": row},
+    )
+
+
+def empty(value: object) -> bool:
+    """An absent cell, or one of the texts that a table reader takes for absent."""
+    return value is None or str(value) in EMPTY or str(value).lower() in ("nan", "none")
+
+
+def options_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options up to the first empty one."""
+    found = []
+    for letter in LETTERS:
+        if empty(row.get(letter)):
+            break
+        found.append(str(row[letter]))
+    return tuple(found)
+
+
+def _choose(pair: Pair, judge: Judge | None) -> str | None:
+    """The letter a reply means: by rule, by option text, by the judge where there is one."""
+    options = {letter: text for letter, text in zip(LETTERS, pair.item.options, strict=False)}
+    found = inferred_option(pair.text, options)
+    if found is None and judge is not None:
+        listed = "\n".join(f"{letter}. {text}" for letter, text in options.items())
+        found = inferred_option(
+            judge(JUDGE_PROMPT.format(question=pair.item.text, options=listed, reply=pair.text)), options
+        )
+    return found
+
+
+def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
+    if any(pair.item.gold is None for pair in pairs):
+        raise InputError("mmbench: this table has no answers (a test set): write the server's file with --upload.")
+    read = [_choose(pair, judge) if pair.answer else None for pair in pairs]
+    marks = [
+        Mark(value=float(letter is not None and letter == pair.item.gold), read=letter)
+        for letter, pair in zip(read, pairs, strict=True)
+    ]
+    circles: dict[int, list[float]] = {}
+    groups: dict[int, str] = {}
+    for pair, mark in zip(pairs, marks, strict=True):
+        base = pair.item.meta["index"] % ROTATION
+        circles.setdefault(base, []).append(mark.value)
+        groups.setdefault(base, pair.item.group)
+    hits = {base: float(all(values)) for base, values in circles.items()}
+    first = [mark.value for pair, mark in zip(pairs, marks, strict=True) if pair.item.meta["index"] < ROTATION]
+    metrics = {
+        "circular": mean(hits.values()),
+        "row_accuracy": mean(mark.value for mark in marks),
+        "base_rotation_accuracy": mean(first) if first else None,
+        "base_questions": len(hits),
+        "category": _categories(hits, groups),
+    }
+    return Scored(score=mean(hits.values()), marks=marks, metrics=metrics, notes=_once(circles))
+
+
+def _categories(hits: Mapping[int, float], groups: Mapping[int, str]) -> dict[str, float]:
+    named = sorted({group for group in groups.values() if group})
+    return {name: mean(hit for base, hit in hits.items() if groups[base] == name) for name in named}
+
+
+def _once(circles: Mapping[int, Sequence[float]]) -> tuple[str, ...]:
+    if all(len(values) == 1 for values in circles.values()):
+        return ("no question has a rotation in this gold: this is not the circular score of the papers",)
+    return ()
+
+
+def _upload(pairs: Sequence[Pair], out: Path) -> None:
+    """The Excel sheet of LLaVA's converter: the table without its describing columns, prediction as the 7th."""
+    from openpyxl import Workbook
+
+    names = [name for name in pairs[0].item.meta["row"] if name not in (*NOT_FOR_SERVER, "prediction")]
+    names.insert(PREDICTION_COLUMN, "prediction")
+    sheet = (book := Workbook()).active
+    assert sheet is not None, "a new workbook has a sheet"
+    sheet.append(names)
+    for pair in pairs:
+        row = {**pair.item.meta["row"], "index": pair.item.meta["index"], "prediction": pair.text or None}
+        sheet.append([None if empty(row[name]) else row[name] for name in names])
+    book.save(out)
+
+
+BENCHMARK = Benchmark(
+    name="mmbench",
+    title="MMBench dev (circular)",
+    layout="mmbench_dev_20230712.tsv: index, question, hint, A, B, C, D, answer, category, image, ...",
+    prompt="{hint}\\n{question}\\nA. ...\\nAnswer with the option's letter from the given choices directly.",
+    rule=(
+        "Circular: a base question counts only if every rotation in the gold is answered right; accuracy over base "
+        "questions. The letter by rule, else the one option whose text occurs, else the judge, else wrong."
+    ),
+    source="MMBench circular evaluation; VLMEvalKit can_infer, lmms-eval mmbench_evals.py",
+    column="MMB",
+    read=_read,
+    mark=_mark,
+    names=usual_names,
+    upload=_upload,
+    upload_form="Excel sheet: the table without hint, category, source, image, comment, l2-category; prediction 7th",
+)

@@ -1,0 +1,15 @@
+"""MMBench-CN: the Chinese MMBench, scored exactly as the English one; only the prompt's last line differs."""
+
+from __future__ import annotations
+
+from llavaflow.datasets.benchmarks._benchmark import variant
+from llavaflow.datasets.benchmarks.mmbench import BENCHMARK as MMBENCH
+
+BENCHMARK = variant(
+    MMBENCH,
+    name="mmbench-cn",
+    title="MMBench-CN dev (circular)",
+    layout="mmbench_dev_cn_20231003.tsv: index, question, hint, A, B, C, D, answer, category, image, ...",
+    prompt="{hint}\\n{question}\\nA. ...\\n请直接回答选项字母。",
+    column="MMB-CN",
+)
