@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.record import Record
 
-PRODUCER = "https://pypi.org/project/llavaflow"
+PRODUCER = "urn:llavaflow"
 SPECIFICATION = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 # run ids of OpenLineage are UUIDs; ours become the same UUID every time
 RUNS = uuid.uuid5(uuid.NAMESPACE_URL, PRODUCER)
