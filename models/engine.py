@@ -47,7 +47,7 @@ class Optimization:
 def engine_config(zero: int, offload: Offload, precision: Precision, max_grad_norm: float) -> dict[str, Any]:
     """DeepSpeed's configuration: the shipped ZeRO block and what the recipe decides."""
     name = f"zero{zero}{'_offload' if offload == 'cpu' else ''}.json"
-    path = files("llavaflow.infra").joinpath("deepspeed", name)
+    path = files("llavaflow.infra") / "deepspeed" / name
     if not path.is_file():
         raise InputError(f"no DeepSpeed settings {name}: offload exists for ZeRO 2 and 3.")
     settings: dict[str, Any] = json.loads(path.read_text("utf-8"))

@@ -1,0 +1,37 @@
+"""What a training run leaves: the projector in upstream's format, and the whole model in Hugging Face's.
+
+The projector is written in every case; a later stage, or a user of the original code, can start from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llavaflow.models import llava as llavas
+from llavaflow.models import projector as projectors
+from llavaflow.models.llava import Llava
+
+MODEL = "model"
+SUMMARY = "training.json"
+
+
+def export(
+    model: Llava,
+    state: Mapping[str, Any],
+    out: Path,
+    *,
+    whole: bool,
+    counts: Sequence[Mapping[str, Any]],
+    changed: Mapping[str, int],
+) -> None:
+    """Write `mm_projector.bin`, `config.json`, and `model/` when the whole model was trained."""
+    out.mkdir(parents=True, exist_ok=True)
+    projectors.write(out / projectors.FILE, projectors.from_transformers(state, model.projector))
+    model.model.config.save_pretrained(out)
+    if whole:
+        llavas.save(model, out / MODEL, state)
+    summary = {"parts": list(counts), "changed_tensors": dict(changed), "projector": str(model.projector)}
+    (out / SUMMARY).write_text(json.dumps(summary, indent=2), "utf-8")

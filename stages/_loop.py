@@ -1,0 +1,276 @@
+"""The training loop, as each worker of the Ray Train job runs it.
+
+Assemble the model, tokenise this worker's share, plan, resume, step, save, export. The loop owns what a training
+framework would hide: the loss is summed over supervised tokens and divided by those of the whole global batch, a step
+holds exactly the recipe's samples however many workers there are, and the cursor of a checkpoint is one number.
+
+Everything that can go wrong on one worker alone (a broken image, a loss that is no number) is agreed on first, so that
+all workers stop together with one message instead of one stopping and the rest waiting for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as distributed
+
+from llavaflow.infra.errors import StageFailed
+from llavaflow.models import engine as engines
+from llavaflow.models import llava as llavas
+from llavaflow.models import parts
+from llavaflow.models.engine import Offload, Optimization
+from llavaflow.models.llava import Design, Llava, Precision
+from llavaflow.models.objective import Objective
+from llavaflow.models.templates import Rule
+from llavaflow.stages import _state
+from llavaflow.stages._batches import Order, StepBatch, Steps, loader
+from llavaflow.stages._corpus import Corpus, Encoding, encode_corpus, rejected
+from llavaflow.stages._export import export
+from llavaflow.stages._training_log import TrainingLog
+
+Loss = Literal["token", "micro-batch-mean"]
+CACHE = "encoded"
+FAILURE = "failure.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training run with everything resolved: what travels from the stage to the workers.
+
+    base            a whole LLaVA checkpoint; else `vision` and `language` are joined and `projector` is read
+    whole           write the whole model at the end; else the projector alone
+    row_tokens      tokens of a packed row, or per_device samples of a padded one: how much one micro-step holds
+    """
+
+    data: Path
+    out: Path
+    work: Path
+    vision: str
+    language: str
+    base: str | None
+    projector: Path | None
+    design: Design
+    trainable: tuple[str, ...]
+    vision_from_layer: int
+    optimization: Optimization
+    order: Order
+    template: str
+    masking: Rule
+    max_length: int
+    loss: Loss
+    zero: int
+    offload: Offload
+    precision: Precision
+    gradient_checkpointing: bool
+    broken_images: Literal["fail", "skip"]
+    save_every_steps: int
+    loader_processes: int
+    whole: bool
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """The entry of a worker.
+
+    Only the death of a worker is worth another try. An exception would come again, so it is left in a file; the next
+    try finds it and ends at once, and the driver raises it.
+    """
+    job: Job = config["job"]
+    failure = job.work / FAILURE
+    if failure.exists():
+        return
+    torch.set_num_threads(torch.get_num_threads() if torch.cuda.is_available() else 1)
+    try:
+        _train(job)
+    except StageFailed as error:
+        _leave(failure, str(error), expected=True)
+        distributed.barrier()
+    except Exception:
+        _leave(failure, traceback.format_exc(), expected=False)
+        raise
+
+
+def _leave(path: Path, text: str, *, expected: bool) -> None:
+    scratch = path.with_suffix(f".{distributed.get_rank()}")
+    scratch.write_text(json.dumps({"text": text, "expected": expected}), "utf-8")
+    os.replace(scratch, path)
+
+
+def _train(job: Job) -> None:
+    rank, workers = distributed.get_rank(), distributed.get_world_size()
+    model = _assemble(job)
+    counts = parts.set_trainable(model, job.trainable, job.vision_from_layer)
+    corpus = _corpus(job, model, rank, workers)
+    steps = Steps(corpus, job.data, model.image_rule, job.order, rank, model.tokenizer.pad_token_id)
+    before = parts.checksums(model.model.state_dict().items()) if rank == 0 else {}
+    trained = [name for name, parameter in model.model.named_parameters() if parameter.requires_grad]
+    settings = engines.engine_config(job.zero, job.offload, job.precision, job.optimization.max_grad_norm)
+    engine = engines.start(Objective(model.model), _scheduled(job, len(steps)), settings)
+    begin = _resume(engine, job)
+    with _Log(job, begin, len(steps), rank) as log:
+        log.say([*counts, f"{len(corpus):,} samples, {len(steps):,} steps, {workers} workers, ZeRO-{job.zero}"])
+        _loop(engine, steps, job, begin, log)
+    state = engines.gathered(engine)
+    if rank == 0:
+        changed = parts.check_changes(before, parts.checksums(state.items()), trained)
+        export(model, state, job.out, whole=job.whole, counts=[asdict(count) for count in counts], changed=changed)
+    distributed.barrier()
+
+
+def _assemble(job: Job) -> Llava:
+    """Every worker builds the same model: fresh weights come from the recipe's seed alone."""
+    if job.base is not None:
+        model = llavas.load(job.base, precision=job.precision)
+    else:
+        model = llavas.build(job.vision, job.language, job.design, precision=job.precision, seed=job.order.seed)
+    if job.projector is not None:
+        llavas.load_projector(model, job.projector)
+    if job.gradient_checkpointing:
+        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.model.train()
+    return model
+
+
+def _corpus(job: Job, model: Llava, rank: int, workers: int) -> Corpus:
+    encoding = Encoding(
+        template=job.template, masking=job.masking, max_length=job.max_length, image_rule=model.image_rule
+    )
+    cache = job.work / CACHE
+    encode_corpus(job.data, cache, encoding, model.tokenizer, model.image_token_id, rank, workers)
+    distributed.barrier()
+    corpus = Corpus(cache)
+    if len(corpus) == 0:
+        raise StageFailed(f"no sample of {job.data} can be trained on; rejected: {rejected(cache)[:3]}")
+    return corpus
+
+
+def _scheduled(job: Job, steps: int) -> Optimization:
+    return Optimization(**asdict(job.optimization) | {"steps": steps})
+
+
+def _resume(engine: Any, job: Job) -> int:
+    """The step to go on with: 0, or the one after the newest complete state."""
+    found = _state.newest(job.work)
+    if found is None:
+        return 0
+    folder, manifest = found
+    _state.load(engine, folder, manifest)
+    return manifest.step
+
+
+def _loop(engine: Any, steps: Steps, job: Job, begin: int, log: _Log) -> None:
+    batches = loader(steps, begin, job.loader_processes, pin_memory=engine.device.type == "cuda")
+    started = time.perf_counter()
+    for index, batch in enumerate(batches, begin):
+        # random state is a function of the position, so a resumed run draws what the unbroken one drew
+        torch.manual_seed(hash((job.order.seed, index, distributed.get_rank())))
+        totals = _agreed(batch, job, engine.device)
+        rate = engine.optimizer.param_groups[0]["lr"]
+        micros = [{name: tensor.to(engine.device) for name, tensor in micro.items()} for micro in batch.micros]
+        loss = engines.step(engine, micros, _scales(batch, job.loss, totals["supervised"]))
+        mean = _sum([loss], engine.device)[0] / totals["supervised"]
+        _check_loss(mean, index)
+        now = time.perf_counter()
+        log.step(index + 1, mean, rate, engine.get_global_grad_norm(), totals, now - started)
+        started = now
+        if job.save_every_steps and (index + 1) % job.save_every_steps == 0 and index + 1 < len(steps):
+            _state.save(engine, job.work, step=index + 1, zero=job.zero)
+
+
+def _agreed(batch: StepBatch, job: Job, device: torch.device) -> dict[str, float]:
+    """The sums over all workers; all stop together if any of them met a broken image and the policy is to fail."""
+    mine = [sum(batch.supervised), batch.tokens, batch.places, batch.samples, len(batch.broken)]
+    supervised, tokens, places, samples, broken = _sum(mine, device)
+    if broken:
+        lines: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(lines, batch.broken)
+        names = [line for part in lines for line in part]
+        if job.broken_images == "fail":
+            raise StageFailed(
+                f"{len(names)} broken images, first: {names[0]}. Repair the data or set broken_images=skip."
+            )
+        if distributed.get_rank() == 0:
+            with (job.out / "broken_images.txt").open("a", encoding="utf-8") as record:
+                record.writelines(f"{name}\n" for name in names)
+    if supervised == 0:
+        raise StageFailed("a step has no supervised token: the loss would be 0. Check the template and the labels.")
+    return {"supervised": supervised, "tokens": tokens, "places": places, "samples": samples}
+
+
+def _scales(batch: StepBatch, loss: Loss, supervised: float) -> list[float]:
+    """Factors on summed micro-batch losses. Gradients are averaged over workers; the token loss takes that back."""
+    if loss == "token":
+        return [distributed.get_world_size() / supervised] * len(batch.micros)
+    return [1 / (max(1, count) * len(batch.micros)) for count in batch.supervised]
+
+
+def _check_loss(loss: float, index: int) -> None:
+    if not math.isfinite(loss):
+        raise StageFailed(
+            f"the loss is {loss} at step {index + 1}. Lower the learning rate, or train in bf16 instead of fp16."
+        )
+    if loss == 0.0:
+        raise StageFailed(f"the loss is exactly 0 at step {index + 1}: labels and logits do not meet.")
+
+
+def _sum(values: list[float] | list[int], device: torch.device) -> list[float]:
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    distributed.all_reduce(tensor)
+    return [float(value) for value in tensor.tolist()]
+
+
+class _Log:
+    """The training log on the first worker, nothing on the others."""
+
+    def __init__(self, job: Job, begin: int, steps: int, rank: int) -> None:
+        self._steps = steps
+        self._log = TrainingLog(job.out, job.work, begin) if rank == 0 else None
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._log is not None:
+            self._log.__exit__(*error)
+
+    def say(self, lines: list[Any]) -> None:
+        if self._log is not None:
+            self._log.say(lines)
+
+    def step(self, step: int, loss: float, rate: float, norm: Any, totals: Mapping[str, float], seconds: float) -> None:
+        if self._log is None:
+            return
+        row = {
+            "step": step,
+            "steps": self._steps,
+            "loss": loss,
+            "lr": rate,
+            "grad_norm": float(norm or 0.0),
+            "tokens": int(totals["tokens"]),
+            "samples": int(totals["samples"]),
+            "pad_fraction": 1 - totals["tokens"] / totals["places"],
+            "seconds": seconds,
+            "tokens_per_second": totals["tokens"] / seconds,
+        }
+        self._log.step(row)
+
+
+def clear_failure(work: Path) -> None:
+    """Forget how an earlier try failed."""
+    (work / FAILURE).unlink(missing_ok=True)
+
+
+def raise_failure(work: Path) -> None:
+    """Raise what the workers left: the project's own failure as itself, a bug with its traceback."""
+    path = work / FAILURE
+    if path.exists():
+        failure = json.loads(path.read_text("utf-8"))
+        raise (StageFailed if failure["expected"] else RuntimeError)(failure["text"])

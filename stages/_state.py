@@ -1,0 +1,97 @@
+"""Training state on disk: DeepSpeed's shards, made visible by one rename, listed with their digests.
+
+Every worker writes its shard into a hidden folder; then the manifest, with the step (which is the whole data cursor)
+and the sha256 of every file, and the rename. A kill at any moment leaves the last complete state or the next one.
+Random state needs no file: every step seeds the generators from (seed, step, worker).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llavaflow.infra.errors import StageFailed
+from llavaflow.infra.fingerprint import sha256_file
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+TAG = "state"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A complete training state: the step that comes next, who wrote it, and its files with their sha256."""
+
+    step: int
+    workers: int
+    zero: int
+    files: dict[str, str]
+
+
+def newest(work: Path) -> tuple[Path, Manifest] | None:
+    """The latest complete state under a work folder."""
+    found = sorted(path.parent for path in (work / FOLDER).glob(f"step-*/{MANIFEST}"))
+    if not found:
+        return None
+    return found[-1], Manifest(**json.loads((found[-1] / MANIFEST).read_text("utf-8")))
+
+
+def save(engine: Any, work: Path, *, step: int, zero: int) -> None:
+    """Write the state that resumes at `step`; every worker calls it. The older state goes once the new one is whole."""
+    import torch.distributed as distributed
+
+    rank, workers = distributed.get_rank(), distributed.get_world_size()
+    hidden, final = work / FOLDER / f".step-{step:08d}", work / FOLDER / f"step-{step:08d}"
+    if rank == 0:
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir(parents=True)
+    distributed.barrier()
+    engine.save_checkpoint(str(hidden), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+    distributed.barrier()
+    files = _agree(_digests(hidden, rank, workers))
+    if rank == 0:
+        manifest = Manifest(step=step, workers=workers, zero=zero, files=files)
+        (hidden / MANIFEST).write_text(json.dumps(asdict(manifest)), "utf-8")
+        _replace(hidden, final)
+    distributed.barrier()
+
+
+def load(engine: Any, folder: Path, manifest: Manifest) -> None:
+    """Check every file against the manifest, then load optimizer, schedule and trained weights."""
+    import torch.distributed as distributed
+
+    rank, workers = distributed.get_rank(), distributed.get_world_size()
+    seen = _agree(_digests(folder, rank, workers))
+    damaged = sorted(name for name, digest in manifest.files.items() if seen.get(name) != digest)
+    if damaged:
+        raise StageFailed(
+            f"training state {folder} is damaged: {', '.join(damaged[:3])} differ from its manifest. "
+            "Remove that folder; training then starts from the beginning."
+        )
+    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+
+
+def _digests(folder: Path, rank: int, workers: int) -> dict[str, str]:
+    """This worker's share of the digests: hashing 100 GB on one core would take minutes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {str(path.relative_to(folder)): sha256_file(path) for path in files[rank::workers]}
+
+
+def _agree(mine: dict[str, str]) -> dict[str, str]:
+    import torch.distributed as distributed
+
+    all_: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(all_, mine)
+    return {name: digest for part in all_ for name, digest in part.items()}
+
+
+def _replace(hidden: Path, final: Path) -> None:
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(hidden, final)
+    for folder in final.parent.iterdir():
+        if folder != final:
+            shutil.rmtree(folder, ignore_errors=True)

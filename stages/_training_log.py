@@ -1,0 +1,66 @@
+"""What a training run tells while it runs: one JSON line per optimizer step, TensorBoard beside it, and messages.
+
+A run that was killed and goes on cuts the lines after its checkpoint first, so that every step stands once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+LOG = "log.jsonl"
+MESSAGES = "messages.log"
+TENSORBOARD = "tensorboard"
+SCALARS = ("loss", "lr", "grad_norm", "tokens_per_second", "pad_fraction")
+
+
+class TrainingLog:
+    """Written by the first worker alone; steps are counted from 1."""
+
+    def __init__(self, out: Path, work: Path, begin: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        out.mkdir(parents=True, exist_ok=True)
+        keep_steps(out / LOG, begin)
+        self._lines = (out / LOG).open("a", encoding="utf-8")
+        self._messages = (work / MESSAGES).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(out / TENSORBOARD), purge_step=begin + 1, flush_secs=10)
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._lines.close()
+        self._messages.close()
+        self._board.close()
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Append the line of one optimizer step."""
+        self._lines.write(json.dumps(row) + "\n")
+        self._lines.flush()
+        for name in SCALARS:
+            self._board.add_scalar(name, row[name], row["step"])
+
+    def say(self, lines: Iterable[object]) -> None:
+        """Messages for the person who watches the run."""
+        self._messages.writelines(f"{line}\n" for line in lines)
+        self._messages.flush()
+
+
+def keep_steps(path: Path, steps: int) -> None:
+    """Cut a log to its first `steps` steps; a half-written last line goes too."""
+    if not path.exists():
+        return
+    rows = read_log(path)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= steps), "utf-8")
+    scratch.replace(path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a log."""
+    lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,210 @@
+"""Train: projector pretraining and visual instruction tuning, one stage whose fields say which.
+
+    Train(data=caption, vision=..., language=..., template="plain", trainable=("mm_projector",), ...)      stage 1
+    Train(data=mix, ..., projector_from=pretrain, template="v1", trainable=("mm_projector", "language_model"))  stage 2
+
+Upstream's defaults change the model when a flag is left out, so what decides the result has no default here, or the
+paper's. A Ray Train job runs the loop (`_loop.py`) on as many workers as the machine has; neither their number nor the
+size of a micro-batch is a field, because the result must not depend on them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from llavaflow.infra.artifact import Artifact, Json, Kind
+from llavaflow.infra.context import RunContext
+from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.stages._pretrained import Pretrained
+from llavaflow.stages._stage import Stage
+
+if TYPE_CHECKING:
+    from llavaflow.infra.machine import Machine
+    from llavaflow.stages._batches import Order
+    from llavaflow.stages._loop import Job
+
+PROJECTOR_FILE = "mm_projector.bin"
+CPU_ROW_TOKENS = 1024
+GPU_TOKENS_PER_GIB = 128
+MAX_FAILURES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Stage):
+    """Train parts of a LLaVA model on LLaVA records.
+
+    data            a stage that writes data.jsonl, images.parquet and shards/
+    base            a whole LLaVA checkpoint to go on from; then vision, language and projector_from are not used
+    projector_from  an earlier Train whose mm_projector.bin is taken
+    trainable       out of mm_projector, language_model, vision_tower; the tower only from vision_from_layer up
+    global_batch    samples per optimizer step over all workers
+    max_length      tokens of a sample, image tokens included; longer ones are cut by turns
+    batching        packed: samples end to end; padded: upstream's batches; grouped: those, by modality and length
+    loss            token: mean over all supervised tokens of the global batch; micro-batch-mean: upstream's
+    masking         answers: the answer and its end mark are learned; upstream: as upstream's masker has it
+    precision       bf16 with float32 master weights, or float32
+    """
+
+    kind: ClassVar[Kind] = "checkpoint"
+
+    data: Stage
+    vision: Pretrained | None = None
+    language: Pretrained | None = None
+    base: Pretrained | None = None
+    projector_from: Stage | None = None
+    projector: str = "mlp2x_gelu"
+    select_layer: int = -2
+    select_feature: Literal["patch", "cls_patch"] = "patch"
+    image_aspect: Literal["square", "pad", "anyres"]
+    template: str
+    masking: Literal["answers", "upstream"] = "answers"
+    trainable: tuple[str, ...]
+    vision_from_layer: int = 0
+    learning_rate: float
+    projector_lr: float | None = None
+    vision_lr: float | None = None
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = 0.03
+    epochs: int = 1
+    global_batch: int
+    max_length: int = 2048
+    batching: Literal["packed", "padded", "grouped"] = "packed"
+    loss: Literal["token", "micro-batch-mean"] = "token"
+    zero: Literal[0, 1, 2, 3]
+    offload: Literal["none", "cpu"] = "none"
+    precision: Literal["bf16", "float32"] = "bf16"
+    gradient_checkpointing: bool = True
+    broken_images: Literal["fail", "skip"] = "fail"
+    save_every_steps: int = 500
+    seed: int = 42
+
+    def run(self, ctx: RunContext) -> Artifact:
+        from llavaflow.infra import ray
+        from llavaflow.stages import _loop
+        from llavaflow.stages._training_watch import Watch
+
+        job = self.job(ctx)
+        ctx.work.mkdir(parents=True, exist_ok=True)
+        ctx.out.mkdir(parents=True, exist_ok=True)
+        _loop.clear_failure(ctx.work)
+        try:
+            with Watch(ctx) as watch:
+                ray.train(
+                    _loop.run,
+                    workers=job.order.workers,
+                    config={"job": job},
+                    storage=ctx.work / "ray",
+                    gpus_per_worker=1 if ctx.machine.gpus else 0,
+                    max_failures=MAX_FAILURES,
+                    watch=watch.look,
+                )
+        finally:
+            _loop.raise_failure(ctx.work)
+        if not (ctx.out / PROJECTOR_FILE).exists():
+            raise StageFailed(f"training ended without writing {PROJECTOR_FILE} under {ctx.out}.")
+        facts = self._facts(ctx.out, ctx.work)
+        shutil.rmtree(ctx.work / _loop.CACHE, ignore_errors=True)
+        return ctx.finish(facts)
+
+    def job(self, ctx: RunContext) -> Job:
+        """The run with every path resolved and the layout of this machine filled in."""
+        from llavaflow.models.engine import Optimization
+        from llavaflow.models.llava import Design
+        from llavaflow.stages._loop import Job
+
+        return Job(
+            data=ctx.path(self.data),
+            out=ctx.out.absolute(),
+            work=ctx.work.absolute(),
+            vision=self.vision.resolve(ctx) if self.vision and not self.base else "",
+            language=self.language.resolve(ctx) if self.language and not self.base else "",
+            base=self._base(ctx),
+            projector=ctx.path(self.projector_from) / PROJECTOR_FILE if self.projector_from else None,
+            design=Design(
+                projector=self.projector,
+                select_layer=self.select_layer,
+                select_feature=self.select_feature,
+                image_aspect=self.image_aspect,
+            ),
+            trainable=self.trainable,
+            vision_from_layer=self.vision_from_layer,
+            optimization=Optimization(
+                learning_rate=self.learning_rate,
+                projector_lr=self.projector_lr,
+                vision_lr=self.vision_lr,
+                weight_decay=self.weight_decay,
+                max_grad_norm=self.max_grad_norm,
+                schedule=self.schedule,
+                warmup_ratio=self.warmup_ratio,
+            ),
+            order=self._order(ctx),
+            template=self.template,
+            masking=self.masking,
+            max_length=self.max_length,
+            loss=self.loss,
+            zero=self.zero,
+            offload=self.offload,
+            precision=self.precision,
+            gradient_checkpointing=self.gradient_checkpointing,
+            broken_images=self.broken_images,
+            save_every_steps=self.save_every_steps,
+            loader_processes=max(1, ctx.machine.cores // max(1, ctx.machine.ranks // ctx.machine.nodes)),
+            whole=self.trainable != ("mm_projector",),
+        )
+
+    def _base(self, ctx: RunContext) -> str | None:
+        if (self.base is None) == (self.vision is None or self.language is None):
+            raise InputError("Train needs either `base`, a whole LLaVA checkpoint, or both `vision` and `language`.")
+        return self.base.resolve(ctx) if self.base else None
+
+    def _order(self, ctx: RunContext) -> Order:
+        from llavaflow.stages._batches import Order
+
+        machine = ctx.machine
+        share = max(1, self.global_batch // machine.ranks)
+        limit = max(1, _row_tokens(machine) // self.max_length)
+        return Order(
+            batching=self.batching,
+            global_batch=self.global_batch,
+            seed=self.seed,
+            epochs=self.epochs,
+            workers=machine.ranks,
+            row_tokens=_row_tokens(machine),
+            per_device=max(size for size in range(1, share + 1) if share % size == 0 and size <= limit),
+        )
+
+    def _facts(self, out: Path, work: Path) -> dict[str, Json]:
+        """The numbers a reader wants: what was trained on, for how long, to which loss."""
+        from llavaflow.stages._corpus import rejected
+        from llavaflow.stages._export import SUMMARY
+        from llavaflow.stages._loop import CACHE
+        from llavaflow.stages._training_log import LOG, read_log
+
+        rows = read_log(out / LOG)
+        lost = rejected(work / CACHE)
+        (out / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost), "utf-8")
+        tokens, tail = sum(row["tokens"] for row in rows), rows[-max(1, len(rows) // 10) :]
+        places = sum(row["tokens"] / (1 - row["pad_fraction"]) for row in rows)
+        return {
+            "samples": sum(row["samples"] for row in rows) // self.epochs,
+            "dropped": dict(Counter(row["reason"] for row in lost)),
+            "steps": len(rows),
+            "tokens": tokens,
+            "pad_fraction": round(1 - tokens / places, 4),
+            "first_loss": round(rows[0]["loss"], 4),
+            "last_loss": round(sum(row["loss"] for row in tail) / len(tail), 4),
+            "tokens_per_second": round(tokens / sum(row["seconds"] for row in rows), 1),
+            **json.loads((out / SUMMARY).read_text("utf-8")),
+        }
+
+
+def _row_tokens(machine: Machine) -> int:
+    """Tokens of one micro-step of one worker: what leaves room for the activations of a checkpointed 7B model."""
+    return int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
