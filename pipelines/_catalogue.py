@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from llavaflow.infra.errors import InputError, unknown
@@ -107,7 +110,12 @@ def _is_family(path: Path) -> bool:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe with this command-line name. Raises InputError with the nearest names when there is none."""
+    """The recipe with this command-line name, or in this `.py` file of your own.
+
+    Raises InputError with the nearest names when there is none.
+    """
+    if name.endswith(".py"):
+        return _recipe_in_file(Path(name))
     stems = {path.stem for path in _modules(folder_of("recipes"))}
     wanted = file_name(name)
     for stem in sorted(stems, key=len, reverse=True):
@@ -118,14 +126,33 @@ def find_recipe(name: str) -> Recipe:
     raise unknown("recipe", name, recipe_names(), "pipelines/")
 
 
-def _recipes_in(stem: str) -> dict[str, Recipe]:
+def _recipe_in_file(path: Path) -> Recipe:
+    if not path.is_file():
+        raise InputError(f"there is no recipe file {path}. Give the path of a file that defines RECIPE, or a name.")
+    spec = importlib.util.spec_from_file_location(f"llavaflow_recipe_{path.stem}", path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up by name
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return _single(module, str(path))
+
+
+def _single(module: ModuleType, where: str) -> Recipe:
     from llavaflow.pipelines._recipe import Recipe
 
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"{where} defines no RECIPE. End it with RECIPE = Recipe(name=..., stages={{...}}).")
+    return recipe
+
+
+def _recipes_in(stem: str) -> dict[str, Recipe]:
     module = importlib.import_module(f"llavaflow.pipelines.{stem}")
     recipes: dict[str, Recipe] = dict(getattr(module, "RECIPES", {}))
-    single = getattr(module, "RECIPE", None)
-    if isinstance(single, Recipe):
-        recipes[single.name] = single
+    if not recipes:
+        single = _single(module, f"pipelines/{stem}.py")
+        recipes = {single.name: single}
     for key, recipe in recipes.items():
         if key != recipe.name or not file_name(recipe.name).startswith(stem):
             raise InputError(f"pipelines/{stem}.py holds '{recipe.name}': a recipe's name starts with its file's.")

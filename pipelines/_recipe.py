@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
@@ -53,15 +53,19 @@ class Recipe:
         held = self.stage(name).inputs().values()
         return list(dict.fromkeys(self.name_of(stage) for stage in held))
 
-    def needed_for(self, name: str) -> list[str]:
-        """A stage and everything that it needs, in the recipe's order."""
-        wanted, waiting = set[str](), [name]
-        while waiting:
-            current = waiting.pop()
-            if current not in wanted:
-                wanted.add(current)
-                waiting += self.inputs_of(current)
-        return [known for known in self.stages if known in wanted]
+    def needed_for(self, *names: str) -> list[str]:
+        """The named stages and everything that they need, inputs before those who take them."""
+        ordered: dict[str, None] = {}
+
+        def visit(name: str) -> None:
+            for source in self.inputs_of(name):
+                if source not in ordered:
+                    visit(source)
+            ordered[name] = None
+
+        for name in names:
+            visit(name)
+        return list(ordered)
 
     def replace(self, changes: Mapping[str, Mapping[str, object]], **fields: Any) -> Self:
         """This recipe with fields of stages replaced, and every stage that holds a replaced stage rebuilt.
@@ -69,39 +73,34 @@ class Recipe:
         `changes` maps a stage name to its new field values; `fields` are those of the recipe itself.
         """
         rebuilt: dict[int, Stage] = {}
-        for name, stage in self.stages.items():
-            rebuild(stage, rebuilt)
-            if name in changes:
-                rebuilt[id(stage)] = dataclasses.replace(rebuilt[id(stage)], **changes[name])
-        stages = {name: rebuilt[id(stage)] for name, stage in self.stages.items()}
+
+        def renew(value: Any) -> Any:
+            if not isinstance(value, Stage):
+                return _map(value, renew)
+            if id(value) not in rebuilt:
+                name = next((name for name, stage in self.stages.items() if stage is value or stage == value), "")
+                rebuilt[id(value)] = _renew_fields(value, renew, changes.get(name, {}))
+            return rebuilt[id(value)]
+
+        stages = {name: renew(stage) for name, stage in self.stages.items()}
         return dataclasses.replace(self, stages=stages, **fields)
 
 
-def rebuild(value: Any, rebuilt: dict[int, Stage]) -> Any:
-    """A field value with every stage inside it taken from `rebuilt` (by identity), which grows as stages are met.
-
-    A value in which nothing changed is returned as it is.
-    """
-    if isinstance(value, Stage):
-        if id(value) not in rebuilt:
-            rebuilt[id(value)] = _rebuild_fields(value, rebuilt)
-        return rebuilt[id(value)]
+def _map(value: Any, renew: Callable[[Any], Any]) -> Any:
+    """A field value with `renew` applied inside it; the value itself when nothing changed."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _rebuild_fields(value, rebuilt)
+        return _renew_fields(value, renew, {})
     if isinstance(value, (list, tuple)):
-        items = [rebuild(item, rebuilt) for item in value]
+        items = [renew(item) for item in value]
         return value if all(map(operator.is_, items, value)) else type(value)(items)
     if isinstance(value, Mapping):
-        table = {key: rebuild(item, rebuilt) for key, item in value.items()}
+        table = {key: renew(item) for key, item in value.items()}
         return value if all(table[key] is item for key, item in value.items()) else table
     return value
 
 
-def _rebuild_fields(value: Any, rebuilt: dict[int, Stage]) -> Any:
-    changed = {}
-    for item in dataclasses.fields(value):
-        old = getattr(value, item.name)
-        new = rebuild(old, rebuilt)
-        if new is not old:
-            changed[item.name] = new
+def _renew_fields(value: Any, renew: Callable[[Any], Any], changes: Mapping[str, object]) -> Any:
+    old = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    new = {name: renew(item) for name, item in {**old, **changes}.items()}
+    changed = {name: item for name, item in new.items() if name not in old or item is not old[name]}
     return dataclasses.replace(value, **changed) if changed else value

@@ -9,19 +9,18 @@ The one-line help of a command is the first line of its file's docstring, read w
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from llavaflow.infra.errors import LlavaflowError, unknown
 from llavaflow.pipelines._catalogue import cli_name, file_name, summary
+from llavaflow.pipelines._errors import one_line_errors
 
 FOLDER = Path(__file__).parent
 INTERRUPTED = 130
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _one_line_errors():
+        with one_line_errors():
             result = cli.main(args, prog_name="pipeline", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (LlavaflowError, click.ClickException) as error:
@@ -75,20 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader (head, less) went away: nothing more to say to it, not even at interpreter exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """A full disk is nobody's bug: it gets a message like any other failed run."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        raise LlavaflowError(
-            f"the disk is full{where}. What was finished is kept; free some space and run the same command again."
-        ) from error
 
 
 def _report(error: LlavaflowError | click.ClickException, *, as_json: bool) -> int:
