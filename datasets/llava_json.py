@@ -27,7 +27,6 @@ def records(path: Path, reading: Reading, *, source: str) -> Iterator[Sample]:
     """The records of a LLaVA JSON file under any source's name."""
     patterns = ("data.jsonl", "*.jsonl", "*.json", "*.parquet", "data/*.parquet")
     file = find(path, *patterns, source=source)
-    raw_rows = _parquet(file) if file.suffix == ".parquet" else rows(file)
     ids: dict[str, int] = {}
 
     def build(raw: Mapping[str, Any]) -> Sample:
@@ -43,17 +42,20 @@ def records(path: Path, reading: Reading, *, source: str) -> Iterator[Sample]:
             id=number, source=source, images=images, turns=turns, parents=(f"{source}:{parent}",), extra=extra
         )
 
-    yield from reading.each(source, file, raw_rows, build)
+    yield from reading.each(source, file, raw_records(file), build)
+
+
+def raw_records(file: Path) -> Iterator[Any]:
+    """The records of a LLaVA JSON list, JSON lines or parquet file, as they are."""
+    return _parquet(file) if file.suffix == ".parquet" else rows(file)
 
 
 def image_fault(turns: tuple[Turn, ...], images: tuple[str, ...]) -> str | None:
     """Why the image tokens of a conversation do not fit its images, or None."""
-    tokens = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
     if any(IMAGE_TOKEN in turn.text for turn in turns if turn.role == "gpt"):
-        return "image-token-in-answer"
-    if tokens == len(images):
-        return None
-    return "missing-image-token" if tokens < len(images) else "too-many-image-tokens"
+        return "image-in-answer"
+    tokens = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
+    return None if tokens == len(images) else "image-count-mismatch"
 
 
 def _name(raw: Mapping[str, Any], ids: dict[str, int], reading: Reading) -> str:
@@ -85,11 +87,10 @@ def _turns(raw: list[Mapping[str, Any]], reading: Reading) -> tuple[tuple[Turn, 
         if len(clean) != len(text):
             reading.repairs["edge-whitespace"] += 1
         turns.append(Turn(role=role, text=clean))
-    if len(turns) < 2 or len(turns) % 2:
-        return tuple(turns), "odd-number-of-turns"
-    if any(turn.role != ("human", "gpt")[place % 2] for place, turn in enumerate(turns)):
+    if not turns or len(turns) % 2 or any(turn.role != ("human", "gpt")[place % 2] for place, turn in enumerate(turns)):
         return tuple(turns), "not-alternating"
-    return tuple(turns), None if all([turn.text for turn in turns]) else "empty-turn"
+    empty = next((turn.role for turn in turns if not turn.text), None)
+    return tuple(turns), empty and {"human": "empty-question", "gpt": "empty-answer"}[empty]
 
 
 def _images(raw: Any) -> tuple[str, ...]:
@@ -128,12 +129,11 @@ SOURCE = Source(
     expected={"llava_instruct_150k.json": 157_712, "llava_v1_5_mix665k.json": 665_298, "LLaVA-NeXT-Data": 779_289},
     drops={
         "unknown-speaker": "a turn from neither human nor gpt",
-        "odd-number-of-turns": "no turns, or a question without an answer",
-        "not-alternating": "two turns of one speaker in a row, or an answer first",
-        "empty-turn": "a turn without text",
-        "missing-image-token": "fewer <image> in the questions than images",
-        "too-many-image-tokens": "more <image> in the questions than images",
-        "image-token-in-answer": "<image> inside an answer",
+        "not-alternating": "turns are not human, gpt, human, gpt, ...",
+        "empty-question": "a human turn is empty",
+        "empty-answer": "a gpt turn is empty",
+        "image-count-mismatch": "the number of <image> differs from the number of images",
+        "image-in-answer": "a gpt turn holds <image>",
     },
     repairs={
         "id-as-text": "an id that is a number was written as text",

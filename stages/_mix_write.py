@@ -42,6 +42,8 @@ def write_images(picked: Sequence[Picked], shards: ShardWriter, index: IndexWrit
                 if stored[name] != digest:
                     raise StageFailed(f"two components have different images under the name {name}: rename one.")
                 continue
+            if name in shards:
+                raise StageFailed(f"image {name} differs from another one in nothing but its suffix: rename one.")
             stored[name] = digest
             meta = {"image": name, "source": part.spool.name}
             placed = shards.add(name, data, meta, width=look.width, height=look.height)

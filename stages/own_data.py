@@ -1,0 +1,167 @@
+"""Own data: a user's LLaVA JSON and images become training data, after every record has been through the gate.
+
+All bad records are found before anything is built; the error tells what is wrong by record and where the full list
+is. Up to a stated share of bad records may be left out instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import orjson
+
+from llavaflow.datasets._images import ImageFolder, shard_name
+from llavaflow.datasets._index import IndexWriter
+from llavaflow.datasets._shards import ShardWriter
+from llavaflow.datasets.llava_json import raw_records
+from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.context import RunContext
+from llavaflow.infra.errors import InputError
+from llavaflow.stages._check import Checked, Gate, Rules
+from llavaflow.stages._check_record import Finding
+from llavaflow.stages._stage import Stage
+
+TOLD = 10
+LISTED = 1000
+DATA = "data.jsonl"
+REPORT = "bad-records.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnData(Stage):
+    """A LLaVA JSON file (list, lines or parquet) and the folder its image paths start from.
+
+    template  marks of this format must not occur in the data
+    tolerate  share of bad records that is left out; 0 refuses the file at the first
+    """
+
+    kind: ClassVar[Kind] = "mixture"
+
+    file: Path | None = None
+    images: Path | None = None
+    template: str = "v1"
+    tolerate: float = 0.0
+
+    def run(self, ctx: RunContext) -> Artifact:
+        """Check everything, then write records, images and index."""
+        file = self._file()
+        checked, gate = self._examine(ctx, file)
+        bad = [row for row in checked if row.errors]
+        self._refuse(ctx, file, bad, len(checked))
+        with IndexWriter(ctx.out) as index, ShardWriter(ctx.out) as shards, (ctx.out / DATA).open("wb") as lines:
+            writer = _Writer(ctx.fingerprint, gate, shards, index)
+            for row in ctx.track(checked, "records", total=len(checked)):
+                lines.write(writer.add(row))
+            facts = writer.facts()
+        return ctx.finish({**facts, "dropped": dict(Counter(row.errors[0].kind for row in bad))})
+
+    def _file(self) -> Path:
+        if self.file is None:
+            raise InputError("no data: give a LLaVA JSON file with --set data.file=my.json (and data.images=FOLDER).")
+        if not self.file.is_file():
+            raise InputError(f"{self.file} is not a file. Give a LLaVA JSON list, JSON lines or parquet file.")
+        if self.images is not None and not self.images.is_dir():
+            raise InputError(f"{self.images} is not a folder. Give the folder that the image paths start from.")
+        return self.file
+
+    def _examine(self, ctx: RunContext, file: Path) -> tuple[list[Checked], Gate]:
+        folder = ImageFolder(self.images) if self.images else None
+        gate = Gate(rules=Rules(template=self.template, images=folder))
+        checked = [self._needing_images(row) for row in ctx.track(gate.examine(raw_records(file)), "check")]
+        if not checked:
+            raise InputError(f"{file} holds no records.")
+        return checked, gate
+
+    def _needing_images(self, row: Checked) -> Checked:
+        """Without an image folder, a record with an image has a missing one."""
+        if self.images is not None or row.record is None or not row.record.images:
+            return row
+        detail = f"{row.record.images[0]}: no image folder is given"
+        missing = Finding(row.number, row.record.id, "missing-image", detail)
+        return Checked(number=row.number, raw=row.raw, record=row.record, findings=(*row.findings, missing))
+
+    def _refuse(self, ctx: RunContext, file: Path, bad: Sequence[Checked], count: int) -> None:
+        """Tell every bad record; raise InputError when they are more than the tolerated share."""
+        errors = [finding for row in bad for finding in row.errors]
+        for finding in errors[:LISTED]:
+            ctx.log.warning("%s, %s", file.name, _say(finding))
+        if len(bad) <= self.tolerate * count and len(bad) < count:
+            return
+        ctx.work.mkdir(parents=True, exist_ok=True)
+        report = ctx.work / REPORT
+        report.write_bytes(b"".join(orjson.dumps(finding._asdict()) + b"\n" for finding in errors))
+        counts = Counter(finding.kind for finding in errors).most_common()
+        kinds = ", ".join(f"{kind} {number}" for kind, number in counts)
+        told = "\n".join(f"  {_say(finding)}" for finding in errors[:TOLD])
+        more = f"\n  ... all {len(errors)} in {report}" if len(errors) > TOLD else ""
+        raise InputError(
+            f"{len(bad)} of {count} records of {file} cannot be trained on ({kinds}):\n{told}{more}\n"
+            "Correct them (`pipeline data check --fix` writes a repaired copy), or leave them out with "
+            "--set data.tolerate=SHARE."
+        )
+
+
+def _say(finding: Finding) -> str:
+    detail = f", {finding.detail}" if finding.detail else ""
+    return f"record {finding.record} (id {finding.id}): {finding.kind}{detail}"
+
+
+@dataclass
+class _Writer:
+    """Writes good records with their images, and an index row for every record and image."""
+
+    fingerprint: str
+    gate: Gate
+    shards: ShardWriter
+    index: IndexWriter
+    names: dict[str, str] = field(default_factory=dict)
+    samples: int = 0
+    with_image: int = 0
+    turns: int = 0
+
+    def add(self, row: Checked) -> bytes:
+        """The line of a record, or nothing when it is left out."""
+        # ids repeat in real files; the place is unique
+        name = f"record/{row.number}"
+        if row.errors or row.record is None:
+            self.index.add(name, source="own-data", dropped=row.errors[0].kind)
+            return b""
+        record = row.record
+        names = [self.names.get(image) or self._store(image) for image in record.images]
+        parents = [f"{self.fingerprint}:image/{stored}" for stored in names]
+        image = {"image": names[0] if len(names) == 1 else names} if names else {}
+        talk = [{"from": role, "value": text.strip()} for role, text in record.turns]
+        body = orjson.dumps({"id": record.id, **image, "conversations": talk})
+        digest = hashlib.sha256(body).hexdigest()
+        self.index.add(
+            name, source="own-data", sha256=digest, file=DATA, row=self.samples, parents=parents
+        )
+        self.samples += 1
+        self.with_image += bool(names)
+        self.turns += len(talk)
+        return body + b"\n"
+
+    def _store(self, image: str) -> str:
+        """Put an image into the shards, under a name that is still free there (`x.jpg` and `x.png` are not both)."""
+        folder, look = self.gate.rules.images, self.gate.probes[image]
+        path = folder.find(image) if folder else None
+        assert path is not None, "the gate has seen this image"
+        wanted = PurePosixPath(shard_name(image))
+        tails = (f"-{number}" if number else "" for number in count())
+        names = (f"{wanted.with_suffix('')}{tail}{wanted.suffix}" for tail in tails)
+        stored = next(name for name in names if name not in self.shards)
+        placed = self.shards.add(stored, path.read_bytes(), {"image": image}, width=look.width, height=look.height)
+        self.index.add(f"image/{stored}", source="own-data", sha256=placed.sha256, file=placed.file, row=placed.row)
+        self.names[image] = stored
+        return stored
+
+    def facts(self) -> dict[str, int]:
+        return {
+            "samples": self.samples, "with_image": self.with_image, "images": len(self.shards), "turns": self.turns,
+        }  # fmt: skip
