@@ -25,15 +25,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
+from llavaflow.datasets._table import TableWriter
 from llavaflow.infra.errors import StoreError
 from llavaflow.infra.fingerprint import canonical
 
 NAME = "index.parquet"
-ROWS_PER_GROUP = 50_000
-TEXT_COLUMNS = ("id", "source", "url", "sha256", "dropped", "file")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
@@ -59,17 +57,14 @@ class IndexWriter:
     """Writes an index row by row in constant memory; the file appears under its name only when it is complete."""
 
     def __init__(self, root: Path) -> None:
-        self.path = root / NAME
-        self.count = 0
-        self._scratch = root / f".{NAME}.part"
-        self._rows: list[dict[str, Any]] = []
-        self._writer: Any = None
+        self._table = TableWriter(root / NAME, schema())
+
+    @property
+    def count(self) -> int:
+        return self._table.count
 
     def __enter__(self) -> IndexWriter:
-        import pyarrow.parquet as pq
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._scratch, schema(), compression="zstd")
+        self._table.__enter__()
         return self
 
     def add(
@@ -84,7 +79,7 @@ class IndexWriter:
         file: str = "",
         row: int = -1,
     ) -> None:
-        self._rows.append(
+        self._table.add(
             {
                 "id": id,
                 "parents": list(parents),
@@ -96,25 +91,9 @@ class IndexWriter:
                 "row": row,
             }
         )
-        self.count += 1
-        if len(self._rows) >= ROWS_PER_GROUP:
-            self._flush()
 
-    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-        if kind is None:
-            self._scratch.replace(self.path)
-        else:
-            self._scratch.unlink(missing_ok=True)
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=schema()))
-            self._rows = []
+    def __exit__(self, *raised: Any) -> None:
+        self._table.__exit__(*raised)
 
 
 def read_index(root: Path, columns: Sequence[str] | None = None) -> Any:

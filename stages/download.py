@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from llavaflow.datasets._index import IndexWriter
+from llavaflow.datasets._index import IndexWriter, record_bytes, sha256_bytes
 from llavaflow.datasets._shards import ShardWriter
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.stages._egress import EgressProxy
 from llavaflow.stages._fetch import Fetched, Group, Wanted, groups_of
-from llavaflow.stages._fetch_ledger import LedgerWriter, read_successes
+from llavaflow.stages._fetch_ledger import ledger_row, ledger_writer, read_successes
+from llavaflow.stages._pairs import LEDGER
 from llavaflow.stages._reasons import histogram, is_transient
 from llavaflow.stages._stage import Stage
 from llavaflow.stages._url_table import Entry, parents_by_row, read_urls
@@ -189,7 +190,7 @@ class Download(Stage):
         ctx.out.mkdir(parents=True, exist_ok=True)
         with (
             ShardWriter(ctx.out, per_shard=self.images_per_shard) as shards,
-            LedgerWriter(ctx.out) as ledger,
+            ledger_writer(ctx.out) as ledger,
             IndexWriter(ctx.out) as index,
         ):
             for entry, item in zip(entries, _best(sources), strict=True):
@@ -198,12 +199,13 @@ class Download(Stage):
                     meta = {"id": entry.id, "url": entry.url, "caption": entry.caption}
                     name = f"{entry.id[:2]}/{entry.id}.jpg"
                     placed = shards.add(name, item.load(), meta, width=item.width, height=item.height)
-                    ledger.add(entry.url, entry.caption, item, name, placed.sha256)
+                    ledger.add(ledger_row(entry.url, entry.caption, item, name, placed.sha256))
                     place: dict[str, Any] = {"file": placed.file, "row": placed.row, "sha256": placed.sha256}
                 else:
                     reasons[item.reason] += 1
-                    row, digest = ledger.add(entry.url, entry.caption, item, None, None)
-                    place = {"file": "ledger.parquet", "row": row, "sha256": digest, "dropped": item.reason}
+                    row = ledger_row(entry.url, entry.caption, item, None, None)
+                    digest = sha256_bytes(record_bytes(row))
+                    place = {"file": LEDGER, "row": ledger.add(row), "sha256": digest, "dropped": item.reason}
                 index.add(entry.id, source=SOURCE, parents=up, url=entry.url, **place)
             for entry in repeated:
                 up = [parents[entry.row]] if entry.row in parents else []

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from llavaflow.datasets._index import IndexWriter
+from llavaflow.datasets._shards import ShardWriter
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import Budget, RunContext
 from llavaflow.infra.fingerprint import digest_outside
 from llavaflow.infra.identity import Identity, InputRef
 from llavaflow.infra.machine import Machine
 from llavaflow.infra.store import ArtifactStore, open_store
+from llavaflow.stages._fetch import Fetched
+from llavaflow.stages._fetch_ledger import ledger_row, ledger_writer
 from llavaflow.stages._stage import Stage
 
 
@@ -38,6 +42,10 @@ class Bench:
         write(ctx.out)
         self.built[stage] = ctx.finish({})
         return stage
+
+    def pairs(self, name: str, pairs: Sequence[tuple[str, str, bytes, int, int]]) -> Given:
+        """Image-text pairs as a download leaves them."""
+        return self.given(name, lambda root: write_pairs(root, pairs))
 
     def context(
         self, stage: Stage, *, previous: Artifact | None = None, generation: int = 0, budget: Budget | None = None
@@ -74,6 +82,17 @@ class Bench:
 
     def path(self, artifact: Artifact | Stage) -> Path:
         return self.store.local_path(artifact if isinstance(artifact, Artifact) else self.built[artifact])
+
+
+def write_pairs(root: Path, pairs: Sequence[tuple[str, str, bytes, int, int]]) -> None:
+    """A shards artifact as a download leaves it, from (id, caption, image bytes, width, height)."""
+    with ShardWriter(root) as shards, ledger_writer(root) as ledger, IndexWriter(root) as index:
+        for id, caption, data, width, height in sorted(pairs):
+            url = f"http://images.scenes.test/{id}.jpg"
+            placed = shards.add(f"{id}.jpg", data, {"id": id, "url": url}, width=width, height=height)
+            item = Fetched(id=id, reason=None, width=width, height=height)
+            ledger.add(ledger_row(url, caption, item, placed.image, placed.sha256))
+            index.add(id, source="url-table", url=url, file=placed.file, row=placed.row, sha256=placed.sha256)
 
 
 def _reference(artifact: Artifact) -> InputRef:

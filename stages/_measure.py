@@ -1,0 +1,100 @@
+"""Measuring pairs with a chain of filters: the part that runs in Ray workers, and the ledger that makes it resumable.
+
+A worker asks the filters in their order and stops asking about a pair at the first verdict against it. What it found
+goes to `measured.jsonl` pair by pair, and a later try of the same stage measures only what is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llavaflow.datasets._shards import ImageTable
+from llavaflow.infra.artifact import Json
+from llavaflow.infra.errors import LlavaflowError
+from llavaflow.stages._pairs import Pair
+from llavaflow.stages.filters._record_filter import Measure, Picture, RecordFilter, Signal
+
+
+@dataclass(kw_only=True)
+class Finding:
+    """What the filters said about one pair: their signals by filter name, or why it could not be measured."""
+
+    id: str
+    sha256: str
+    signals: dict[str, Signal] = field(default_factory=dict)
+    failed: str | None = None
+
+
+def make_measure(
+    *, filters: Sequence[RecordFilter], prepared: Mapping[str, Mapping[str, Json]], root: Path
+) -> Callable[[list[Pair]], list[Finding]]:
+    """The function of one worker: loads what the filters need once, then measures batches of pairs."""
+    images = ImageTable(root)
+    chain = [(rule, rule.measurer(**prepared[rule.name])) for rule in filters]
+
+    def measure(pairs: list[Pair]) -> list[Finding]:
+        findings = [Finding(id=pair.id, sha256=pair.sha256) for pair in pairs]
+        left = list(zip(findings, (Picture(pair, images) for pair in pairs), strict=True))
+        for rule, look in chain:
+            if look is not None and left:
+                left = list(_ask(rule, look, left))
+        return findings
+
+    return measure
+
+
+def _ask(
+    rule: RecordFilter, look: Measure, asked: Sequence[tuple[Finding, Picture]]
+) -> Iterator[tuple[Finding, Picture]]:
+    """Store what one filter finds, and pass on the pairs that the next filter should see."""
+    for (finding, picture), signal in zip(asked, _signals(look, [picture for _, picture in asked]), strict=True):
+        if isinstance(signal, Exception):
+            finding.failed = f"{rule.name}: {type(signal).__name__}: {signal}"[:300]
+            continue
+        finding.signals[rule.name] = signal
+        if rule.verdict(signal) is None:
+            yield finding, picture
+
+
+def _signals(look: Measure, pictures: Sequence[Picture]) -> Sequence[Signal | Exception]:
+    """Measure a batch; when that fails, one by one, so that a single odd pair does not take the others along."""
+    try:
+        return look(pictures)
+    except LlavaflowError:
+        raise
+    except Exception as error:
+        if len(pictures) == 1:
+            return [error]
+        return [signal for picture in pictures for signal in _signals(look, [picture])]
+
+
+class FindingsLedger:
+    """`measured.jsonl`: one line per measured pair, appended as results arrive; a torn last line is ignored."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> Iterator[Finding]:
+        if self.path.exists():
+            for line in self.path.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    yield Finding(**json.loads(line))
+
+    def append(self, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """Write findings as they pass."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._cut_torn_line()
+        with self.path.open("a") as stream:
+            for finding in findings:
+                stream.write(json.dumps(vars(finding)) + "\n")
+                stream.flush()
+                yield finding
+
+    def _cut_torn_line(self) -> None:
+        if self.path.exists():
+            data = self.path.read_bytes()
+            with self.path.open("r+b") as stream:
+                stream.truncate(data.rfind(b"\n") + 1)

@@ -1,0 +1,119 @@
+"""Filter: a chain of filters on Ray Data; every pair is kept, dropped with its reason, or failed, and none twice."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from llavaflow.datasets._index import read_index, read_row, sha256_bytes
+from llavaflow.datasets._shards import ImageTable
+from llavaflow.infra import ray
+from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.stages._measure import Finding, FindingsLedger
+from llavaflow.stages._pairs import read_pairs
+from llavaflow.stages.filter import Filter
+from llavaflow.stages.filters.captions import Captions
+from llavaflow.stages.filters.decode import Decode
+from llavaflow.stages.filters.duplicates import Duplicates
+from llavaflow.stages.filters.size import Size
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+def picture(seed: int, side: int = 64) -> bytes:
+    blocks = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def pairs(*names: str) -> list[tuple[str, str, bytes, int, int]]:
+    every = {
+        "a": ("a red circle here", picture(1), 64, 64),
+        "b": ("a blue circle here", picture(1), 64, 64),
+        "c": ("a green circle here", picture(1, 96), 96, 96),
+        "d": ("a cut circle here", picture(2)[:400], 64, 64),
+        "e": ("tiny", picture(3, 16), 16, 16),
+        "f": ("a fine square here", picture(4), 64, 64),
+        "g": ("two", picture(5), 64, 64),
+        "h": ("a late square here", picture(6), 64, 64),
+    }
+    return [(name, *every[name]) for name in names]
+
+
+CHAIN = (Decode(), Size(min_side_px=32), Captions(), Duplicates())
+
+
+def test_a_chain_keeps_drops_and_remembers(bench: Any) -> None:
+    data = bench.pairs("download", pairs(*"abcdefg"))
+    first = bench.run(Filter(data=data, filters=CHAIN))
+    assert first.facts["dropped"] == {
+        "exact-duplicate": 1,
+        "near-duplicate": 1,
+        "short-caption": 1,
+        "too-small": 1,
+        "truncated-image": 1,
+    }
+    assert first.facts["samples"] == 2 and first.facts["failed"] == 0
+    root = bench.path(first)
+    assert [pair.id for pair in read_pairs(root)] == ["c", "f"], "of three copies the largest stays"
+    assert sorted(ImageTable(root)) == ["c.jpg", "f.jpg"]
+    up = bench.built[data].fingerprint
+    for row in read_index(root).to_pylist():
+        assert row["parents"] == [f"{up}:{row['id']}"]
+        assert sha256_bytes(read_row(root, row["file"], row["row"])) == row["sha256"]
+
+    newer = bench.pairs("download-2", pairs(*"abcdefgh"))
+    second = bench.run(Filter(data=newer, filters=CHAIN), previous=first)
+    assert second.facts["reused"] == 7 and second.facts["samples"] == 3
+    fresh = bench.run(Filter(data=newer, filters=CHAIN), generation=1)
+    assert fresh.facts["reused"] == 0
+    for name in ("shards/00000.tar", "ledger.parquet", "images.parquet"):
+        assert (bench.path(second) / name).read_bytes() == (bench.path(fresh) / name).read_bytes()
+
+
+def test_it_goes_on_from_what_was_measured(bench: Any) -> None:
+    data = bench.pairs("download", pairs("a", "f", "h"))
+    stage = Filter(data=data, filters=CHAIN)
+    ctx = bench.context(stage)
+    line = json.dumps({"id": "a", "sha256": "x", "signals": {"decode": {"fault": "was-here"}}, "failed": None})
+    (ctx.work / "measured.jsonl").write_text(line + '\n{"id": "f", "sha')
+    artifact = stage.run(ctx)
+    assert artifact.facts["dropped"] == {"was-here": 1} and artifact.facts["samples"] == 2
+
+
+def test_a_pair_that_cannot_be_measured_is_failed_not_dropped(bench: Any) -> None:
+    data = bench.pairs("download", pairs("a", "d", "f"))
+    stage = Filter(data=data, filters=(Duplicates(),))
+    with pytest.raises(StageFailed, match=r"1 of 3 pairs could not be measured(.|\n)*duplicates: OSError"):
+        bench.run(stage)
+    artifact = bench.run(Filter(data=data, filters=(Duplicates(),), max_failed=0.5))
+    assert artifact.facts["failed"] == 1 and artifact.facts["dropped"] == {} and artifact.facts["samples"] == 2
+    ledger = {row["id"]: row for row in pq.read_table(bench.path(artifact) / "ledger.parquet").to_pylist()}
+    assert ledger["d"]["status"] == "failed" and ledger["d"]["reason"] is None and "Truncated" in ledger["d"]["detail"]
+
+
+def test_a_filter_listed_twice_is_refused(bench: Any) -> None:
+    data = bench.pairs("download", pairs("a"))
+    with pytest.raises(InputError, match="size is listed twice"):
+        bench.run(Filter(data=data, filters=(Size(), Size(min_side_px=3))))
+
+
+def test_the_ledger_heals_a_torn_line(tmp_path: Any) -> None:
+    ledger = FindingsLedger(tmp_path / "work/measured.jsonl")
+    assert len(list(ledger.append(iter([Finding(id="a", sha256="1")])))) == 1
+    with ledger.path.open("a") as stream:
+        stream.write('{"id": "b"')
+    assert [item.id for item in ledger.append(iter([Finding(id="c", sha256="2")]))] == ["c"]
+    assert [item.id for item in ledger.read()] == ["a", "c"]
