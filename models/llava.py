@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 IMAGE_TOKEN = "<image>"
 ROWS_MULTIPLE = 64
+TEMPLATE_KEY = "conversation_template"
 SelectFeature = Literal["patch", "cls_patch"]
 Precision = Literal["float32", "bf16"]
 
@@ -128,6 +129,11 @@ def save(llava: Llava, folder: Path, state: Mapping[str, torch.Tensor] | None = 
     """Write model, processor and tokenizer; `state` is the gathered weights when the model's own are sharded."""
     llava.model.save_pretrained(folder, state_dict=dict(state) if state is not None else None)
     llava.processor.save_pretrained(folder)
+
+
+def template_of(config: Any) -> str:
+    """The conversation template that a checkpoint was trained with; v1 when it does not say."""
+    return str(getattr(config, TEMPLATE_KEY, None) or "v1")
 
 
 def dtype(precision: Precision) -> torch.dtype:

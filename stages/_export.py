@@ -24,12 +24,14 @@ def export(
     out: Path,
     *,
     whole: bool,
+    template: str,
     counts: Sequence[Mapping[str, Any]],
     changed: Mapping[str, int],
 ) -> None:
     """Write `mm_projector.bin`, `config.json`, and `model/` when the whole model was trained."""
     out.mkdir(parents=True, exist_ok=True)
     projectors.write(out / projectors.FILE, projectors.from_transformers(state, model.projector))
+    setattr(model.model.config, llavas.TEMPLATE_KEY, template)
     model.model.config.save_pretrained(out)
     if whole:
         llavas.save(model, out / MODEL, state)

@@ -121,7 +121,15 @@ def _train(job: Job) -> None:
     state = engines.gathered(engine)
     if rank == 0:
         changed = parts.check_changes(before, parts.checksums(state.items()), trained)
-        export(model, state, job.out, whole=job.whole, counts=[asdict(count) for count in counts], changed=changed)
+        export(
+            model,
+            state,
+            job.out,
+            whole=job.whole,
+            template=job.template,
+            counts=[asdict(count) for count in counts],
+            changed=changed,
+        )
     distributed.barrier()
 
 
