@@ -137,6 +137,11 @@ class Lease:
                 if error is None:
                     raise
 
+    @property
+    def ended(self) -> bool:
+        """Whether the `with` block was left."""
+        return self._stop.is_set()
+
     def confirm(self) -> None:
         """Renew now; raises StoreBusy when another run has taken over (this process slept, or was cut off)."""
         with self._lock:

@@ -228,7 +228,8 @@ class ArtifactStore:
             files=files,
         )
         data = record.encode()
-        if lease := self._leases.get(ctx.fingerprint):
+        lease = self._leases.get(ctx.fingerprint)
+        if lease and not lease.ended:
             lease.confirm()
         artifact = self.find(ctx.fingerprint, ctx.kind)
         if artifact is None:

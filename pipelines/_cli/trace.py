@@ -88,9 +88,8 @@ def _some(ledger: Ledger, rows: list[Row], what: str) -> list[Row]:
     if rows:
         return rows
     stages = ", ".join(sorted({f"{item.recipe}/{item.stage}" for item in ledger.indexed.values()})) or "none yet"
-    raise InputError(
-        f"no record has {what}. Looked in the indexes of {len(ledger.indexed)} artifacts in {ledger.store.url}: {stages}."
-    )
+    where = f"the indexes of {len(ledger.indexed)} artifacts in {ledger.store.url}: {stages}"
+    raise InputError(f"no record has {what}. Looked in {where}.")
 
 
 def _trace_artifact(ledger: Ledger, reference: str, as_json: bool) -> None:
@@ -123,7 +122,10 @@ def _render(console: Console, found: Trace) -> None:
         ("made from", found.parents),
         ("went into", found.children),
     ):
-        table = Table(title=f"{title} ({len(rows)})", title_justify="left", box=None, pad_edge=False)
+        console.print(f"[bold]{title} ({len(rows)})[/bold]")
+        if not rows:
+            continue
+        table = Table(box=None, pad_edge=False)
         for column in ("artifact", "id", "file : row", "sha256", "url", "dropped"):
             table.add_column(column, overflow="fold")
         for row in rows[:SHOWN]:
@@ -133,7 +135,7 @@ def _render(console: Console, found: Trace) -> None:
         console.print(table)
         _more(console, len(rows))
         console.print()
-    console.print(f"fed ({len(found.fed)})")
+    console.print(f"[bold]fed ({len(found.fed)})[/bold]")
     for artifact in found.fed:
         console.print(f"  {artifact.recipe}/{artifact.stage}  {artifact.ref}")
 

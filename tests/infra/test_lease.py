@@ -15,13 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from llavaflow.infra.context import folder_context
 from llavaflow.infra.errors import StoreBusy
 from llavaflow.infra.lease import Lease, is_gone, this_process
 from llavaflow.infra.store import open_store
+from llavaflow.tests.infra.test_store import Write
 
 HOLD = """
 import sys, time
 from llavaflow.infra.store import open_store
+from llavaflow.tests.infra.test_store import Write
 with open_store(sys.argv[1]).lease("f1"):
     print("held", flush=True)
     time.sleep(60)
@@ -116,6 +119,15 @@ def test_an_owner_that_lost_its_lease_may_not_publish(store_url: str) -> None:
         foreign(store_url, heartbeat=time.time())
         with pytest.raises(StoreBusy, match="lost the hold on f1"):
             lease.confirm()
+
+
+def test_a_stage_whose_lease_was_lost_does_not_commit(store_url: str) -> None:
+    ctx = folder_context(store_url, Write())
+    with pytest.raises(StoreBusy, match="lost the hold"), ctx.store.lease(ctx.fingerprint):
+        owner = replace(this_process(), host="elsewhere:1234:1", pid=1)
+        ctx.store.backend.write(f"leases/{ctx.fingerprint}.json", json.dumps(asdict(owner)).encode())
+        Write().run(ctx)
+    assert ctx.store.find(ctx.fingerprint) is None
 
 
 def test_a_reused_pid_is_not_taken_for_the_owner() -> None:
