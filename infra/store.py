@@ -16,6 +16,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 
 NOT_THERE = "not in the store"
+# small objects asked for together, since each costs a round trip on S3
+READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +138,9 @@ class ArtifactStore:
 
     def records(self) -> list[Record]:
         """Every readable record, oldest first."""
-        found = [self.read_record(kind, name) for kind in KINDS for name in self.backend.names(kind)]
+        names = [(kind, name) for kind in KINDS for name in self.backend.names(kind)]
+        with ThreadPoolExecutor(max_workers=READS_AT_ONCE) as pool:
+            found = list(pool.map(lambda pair: self.read_record(*pair), names))
         return sorted((record for record in found if record), key=lambda record: (record.created, record.ref))
 
     def matching(self, kind: str, prefix: str) -> list[str]:
@@ -170,7 +175,8 @@ class ArtifactStore:
     def history(self, recipe: str, stage: str) -> list[Pointer]:
         """What a recipe has built for a stage, newest first."""
         folder = f"recipes/{recipe}/{stage}"
-        blobs = (self.backend.read(f"{folder}/{name}") for name in self.backend.names(folder))
+        with ThreadPoolExecutor(max_workers=READS_AT_ONCE) as pool:
+            blobs = list(pool.map(lambda name: self.backend.read(f"{folder}/{name}"), self.backend.names(folder)))
         pointers = [Pointer(**json.loads(blob.data)) for blob in blobs if blob]
         return sorted(pointers, key=lambda pointer: (pointer.created, pointer.ref), reverse=True)
 

@@ -129,8 +129,23 @@ class Ledger:
             where, values = f"{where} AND artifact = ?", [value, artifact]
         return self._in_order(self._rows(f"SELECT {COLUMNS}, 0 FROM rows WHERE {where} ORDER BY id", values))
 
-    def survivors(self, artifact: Artifact) -> list[Row]:
-        """The rows that an artifact holds or, when it has no index, those of the nearest inputs that have one."""
+    def urls(self, artifact: Artifact) -> tuple[int, list[str]]:
+        """How many surviving records an artifact was made of, and every URL that one of them came from.
+
+        Counted in the artifact itself or, when it has no index, in the nearest inputs that have one.
+        """
+        start = "SELECT artifact, id FROM rows WHERE dropped IS NULL AND list_contains(?, artifact)"
+        held = [self._holders(artifact)]
+        count = self._database.execute(f"SELECT count(*) FROM ({start})", held).fetchall()[0][0]
+        sql = (
+            f"WITH RECURSIVE reach(artifact, id) AS ({start} UNION SELECT e.parent_artifact, e.parent FROM reach r "
+            "JOIN edges e ON e.artifact = r.artifact AND e.id = r.id) SELECT DISTINCT url FROM reach "
+            "JOIN rows USING (artifact, id) WHERE url IS NOT NULL AND NOT ends_with(file, '.parquet') ORDER BY url"
+        )
+        return count, [line[0] for line in self._database.execute(sql, held).fetchall()]
+
+    def _holders(self, artifact: Artifact) -> list[str]:
+        """The artifact if it has an index, else the nearest inputs that have one."""
         wanted, waiting = set[str](), [artifact.fingerprint]
         while waiting:
             current = waiting.pop()
@@ -138,8 +153,7 @@ class Ledger:
                 wanted.add(current)
             elif current in self.records:
                 waiting += [held.fingerprint for held in self.records[current].identity.inputs.values()]
-        sql = f"SELECT {COLUMNS}, 0 FROM rows WHERE dropped IS NULL AND list_contains(?, artifact)"
-        return self._in_order(self._rows(sql, [sorted(wanted)]))
+        return sorted(wanted)
 
     def reach(self, start: Sequence[Row], way: str) -> list[Row]:
         """Every record above (`up`) or below (`down`) the given ones, nearest first."""

@@ -94,13 +94,11 @@ def _some(ledger: Ledger, rows: list[Row], what: str) -> list[Row]:
 
 def _trace_artifact(ledger: Ledger, reference: str, as_json: bool) -> None:
     artifact = _reference(ledger, reference)
-    rows = ledger.survivors(artifact)
-    every = [*rows, *ledger.reach(rows, "up")]
-    urls = sorted({row.url for row in every if row.url is not None and not row.is_address})
-    document: Json = {"artifact": artifact.ref, "records": len(rows), "urls": urls}
+    records, urls = ledger.urls(artifact)
+    document: Json = {"artifact": artifact.ref, "records": records, "urls": urls}
 
     def render(console: Console) -> None:
-        console.print(f"{artifact.ref} ({artifact.recipe}/{artifact.stage}): {len(rows)} records, {len(urls)} URLs")
+        console.print(f"{artifact.ref} ({artifact.recipe}/{artifact.stage}): {records} records, {len(urls)} URLs")
         for url in urls[:SHOWN]:
             console.print(f"  {url}", markup=False)
         _more(console, len(urls))

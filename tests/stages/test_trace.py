@@ -167,14 +167,16 @@ def test_a_sample_can_be_asked_for_in_one_artifact(ledger: Ledger) -> None:
     assert ledger.select("id", "m0", "0" * 20) == []
 
 
-def test_a_checkpoint_names_the_urls_that_fed_it(ledger: Ledger) -> None:
+def test_scores_name_the_urls_that_fed_them(ledger: Ledger) -> None:
     scores = ledger.fed(ledger.select("id", "m0"))[-1]
-    rows = ledger.survivors(scores)
-    # evaluate holds the table itself too, whose addresses are no data
-    assert {"m0", "m1", "m2"} <= {row.id for row in rows}
-    above = [*rows, *ledger.reach(rows, "up")]
-    urls = {row.url for row in above if row.url and not row.is_address}
-    assert urls == {URL.format(0), URL.format(1)}
+    records, urls = ledger.urls(scores)
+    # the three rows of the mixture and, since evaluate and the foundation hold it too, the five of the table
+    assert records == 8 and urls == [URL.format(0), URL.format(1)]
+
+
+def test_data_names_only_the_urls_of_what_survived(ledger: Ledger) -> None:
+    assert ledger.urls(ledger.select("id", "c0")[0].artifact) == (2, [URL.format(0), URL.format(1)])
+    assert ledger.urls(ledger.select("id", "d0")[0].artifact)[0] == 3
 
 
 def test_damaged_bytes_are_reported(tmp_path: Path) -> None:
