@@ -50,11 +50,12 @@ _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
 class Reading:
-    """One pass of a reader: its seed, what it tolerates, and what it counted."""
+    """One pass of a reader: its seed, what it tolerates, its source's options, and what it counted."""
 
-    def __init__(self, *, seed: int = 0, tolerate: float = 0.0) -> None:
+    def __init__(self, *, seed: int = 0, tolerate: float = 0.0, options: Mapping[str, str] | None = None) -> None:
         self.seed = seed
         self.tolerate = tolerate
+        self.options = options or {}
         self.records = 0
         self.repairs: Counter[str] = Counter()
         self.malformed = 0
@@ -129,6 +130,7 @@ class Source:
     prompt    the line that tells the model which form of answer is wanted
     rule      how records are built from raw records, in words
     expected  published counts, by what is counted
+    options   what a caller may choose (`Reading.options`), by name
     """
 
     name: str
@@ -143,6 +145,7 @@ class Source:
     prompt: str = ""
     drops: Mapping[str, str] = field(default_factory=dict)
     repairs: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def reasons(self) -> dict[str, str]:
         """Every reason for which this source drops a record."""

@@ -122,7 +122,7 @@ class Gate:
         self._ids.add(record.id)
         text = "\0".join([*record.images, *[text for _, text in record.turns]])
         exact = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        plain = _WORDLESS.sub(" ", text.lower()).encode("utf-8", "surrogatepass")
+        plain = _WORDLESS.sub(" ", text.lower()).strip().encode("utf-8", "surrogatepass")
         loose = hashlib.blake2b(plain, digest_size=8).digest()
         first = self._words.setdefault(loose, exact)
         if first is not exact:

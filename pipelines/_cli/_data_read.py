@@ -1,0 +1,166 @@
+"""`pipeline data read`: official raw files of one source to a LLaVA JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llavaflow.infra.errors import InputError
+from llavaflow.pipelines._cli._options import emit, json_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llavaflow.datasets._images import ImageFolder
+    from llavaflow.datasets._sample import Sample
+    from llavaflow.datasets._source import Reading
+    from llavaflow.infra.artifact import Json
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("source_name", metavar="SOURCE")
+@click.option("--path", type=FILE, required=True, help="File or folder in the authors' layout, plain or gzipped.")
+@click.option("--images", type=FILE, help="Folder of the images; without it, they are looked for beside the raw files.")
+@click.option("--out", type=FILE, required=True, help="FILE.jsonl for one record per line, FILE.json for a list.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--drop-missing", is_flag=True, help="Leave out records whose image is not there.")
+@click.option("--seed", default=0, show_default=True, help="For the draws that a source's rule makes.")
+@click.option("--tolerate", default=0.0, metavar="SHARE", help="Share of malformed records to set aside, not stop at.")
+@click.option("--quarantine", type=FILE, metavar="OUT", help="Write the malformed records here: file, place, reason.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the source.")
+@json_option
+def read(
+    source_name: str,
+    path: Path,
+    images: Path | None,
+    out: Path,
+    force: bool,
+    drop_missing: bool,
+    seed: int,
+    tolerate: float,
+    quarantine: Path | None,
+    options: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Turn the raw files of SOURCE into LLaVA JSON by its record-building rule.
+
+    Every raw record ends in a sample or in `dropped` with its reason; `pipeline show source:SOURCE` prints the
+    layout, the rule and the meaning of each reason.
+    """
+    from llavaflow.datasets._images import ImageFolder
+    from llavaflow.datasets._source import Reading, source
+
+    found = source(source_name)
+    reading = Reading(seed=seed, tolerate=tolerate, options=_named(options, found.options, source_name))
+    refuse_existing(out, force)
+    root = images or (path if path.is_dir() else path.parent)
+    if images is not None and not images.is_dir():
+        raise InputError(f"{images} is not a folder. Give the folder that holds the images of {source_name}.")
+    tally = Tally(folder=ImageFolder(root), drop_missing=drop_missing)
+    write_records(out, tally.kept(found.read(path, reading)))
+    if quarantine is not None:
+        quarantine.write_text("".join(json.dumps(bad) + "\n" for bad in reading.quarantine), "utf-8")
+    document = tally.document(source_name, reading)
+    emit(document, as_json, lambda console: _render(console, document, out, found.mendings() | found.reasons()))
+
+
+def _named(options: tuple[str, ...], known: Mapping[str, str], source_name: str) -> dict[str, str]:
+    pairs = dict(option.partition("=")[::2] for option in options)
+    for name in pairs:
+        if name not in known:
+            told = "; ".join(f"{key}: {text}" for key, text in known.items()) or "it has none"
+            raise InputError(f"source {source_name} has no option '{name}'. Options: {told}.")
+    return pairs
+
+
+def refuse_existing(out: Path, force: bool) -> None:
+    """Nothing is overwritten unless it is asked for."""
+    if out.exists() and not force:
+        raise InputError(f"{out} exists and is not overwritten. Choose another --out, or add --force.")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {out.parent} does not exist. Create it, or choose another --out.")
+
+
+def write_records(out: Path, records: Iterable[object]) -> None:
+    """JSON lines, or a JSON list when the name ends in .json; the file appears when it is complete."""
+    import orjson
+
+    scratch = out.with_name(f".{out.name}.{os.getpid()}.part")
+    as_list = out.suffix == ".json"
+    try:
+        with scratch.open("wb") as stream:
+            for number, record in enumerate(records):
+                stream.write(((b",\n" if number else b"[\n") if as_list else b"") + orjson.dumps(record))
+                stream.write(b"" if as_list else b"\n")
+            if as_list:
+                stream.write(b"\n]\n" if stream.tell() else b"[]\n")
+        scratch.replace(out)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@dataclass
+class Tally:
+    """Counts samples on their way to the file."""
+
+    folder: ImageFolder
+    drop_missing: bool
+    samples: int = 0
+    turns: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    images: dict[str, bool] = field(default_factory=dict)
+
+    def kept(self, samples: Iterable[Sample]) -> Iterator[object]:
+        """The records to write; the others are counted by reason."""
+        from llavaflow.datasets._sample import to_llava
+
+        for sample in samples:
+            reason = sample.dropped or self._missing(sample)
+            if reason:
+                self.dropped[reason] += 1
+                continue
+            self.samples += 1
+            self.turns += len(sample.turns)
+            yield to_llava(sample)
+
+    def _missing(self, sample: Sample) -> str | None:
+        for name in sample.images:
+            if name not in self.images:
+                self.images[name] = self.folder.find(name) is not None
+        there = all([self.images[name] for name in sample.images])
+        return None if there or not self.drop_missing else "missing-image"
+
+    def document(self, source_name: str, reading: Reading) -> dict[str, Json]:
+        present = sum(self.images.values())
+        return {
+            "source": source_name,
+            "samples": self.samples,
+            "turns": self.turns,
+            "images_present": present,
+            "images_missing": len(self.images) - present,
+            "dropped": dict(self.dropped),
+            "records": reading.records,
+            "repairs": {name: count for name, count in reading.repairs.items() if count},
+            "malformed": reading.quarantine[:10],
+        }
+
+
+def _render(console: Console, document: dict[str, Json], out: Path, meaning: dict[str, str]) -> None:
+    samples, turns, records = (f"{document[name]:,}" for name in ("samples", "turns", "records"))
+    console.print(f"{samples} samples with {turns} turns from {records} records")
+    present, missing = document["images_present"], document["images_missing"]
+    if present or missing:
+        console.print(f"images: {present:,} found, {missing:,} missing")
+    for title in ("dropped", "repairs"):
+        for name, count in sorted(document[title].items()):
+            console.print(f"{title}: {count:,} {name} ({meaning.get(name, 'the image of a record is not there')})")
+    console.print(f"written: {out}")

@@ -1,0 +1,208 @@
+"""`pipeline data`: read, check, fix and show from the outside, on small files with the dirt of real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from llavaflow.pipelines._cli.main import main
+
+
+def pipeline(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, Any, str]:
+    """Exit code, the JSON document (None without one), stderr."""
+    code = main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if "--json" in args and out.strip() else out, err
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Three COCO images: one jpeg is there, one is missing, one has no caption."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "train2017").mkdir()
+    Image.new("RGB", (40, 30), "red").save(root / "train2017/000000000001.jpg")
+    images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": 40, "height": 30} for n in (1, 2, 3)]
+    captions = [
+        {"image_id": 1, "id": 11, "caption": " A red image.\n"},
+        {"image_id": 2, "id": 12, "caption": "Unseen."},
+        {"image_id": 3, "id": 13, "caption": "  "},
+    ]
+    document = {"info": {}, "images": images, "annotations": captions, "categories": []}
+    (root / "annotations/captions_train2017.json").write_text(json.dumps(document))
+    return root
+
+
+def test_read_counts_everything(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    code, told, _ = pipeline(capsys, "data", "read", "coco", "--path", coco, "--out", out, "--json")
+    assert code == 0
+    assert (told["samples"], told["turns"], told["dropped"]) == (2, 4, {"no-caption": 1})
+    assert (told["images_present"], told["images_missing"]) == (1, 1)
+    assert told["repairs"] == {"edge-whitespace": 2, "caption-left-out": 1}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows[0]["image"] == "coco/train2017/000000000001.jpg"
+    assert rows[0]["conversations"][1] == {"from": "gpt", "value": "A red image."}
+
+
+def test_read_can_leave_out_missing_images(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    args = ("data", "read", "coco", "--path", coco, "--images", coco / "train2017", "--out", out, "--drop-missing")
+    code, told, _ = pipeline(capsys, *args, "--json")
+    assert (code, told["samples"], told["dropped"]) == (0, 1, {"no-caption": 1, "missing-image": 1})
+    assert [row["id"] for row in json.loads(out.read_text())] == ["000000000001"]
+
+
+def test_read_never_overwrites_unasked(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("mine")
+    code, _, err = pipeline(capsys, "data", "read", "coco", "--path", coco, "--out", out)
+    assert code == 2 and "not overwritten" in err and out.read_text() == "mine"
+    assert pipeline(capsys, "data", "read", "coco", "--path", coco, "--out", out, "--force")[0] == 0
+    assert out.read_text().startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("cocoa", "--path", "."), "unknown source 'cocoa'"),
+        (("gqa", "--path", "nowhere"), "nowhere does not exist"),
+        (("gqa", "--path", "."), "no train_balanced_questions.json in"),
+        (("gqa", "--path", ".", "--option", "a=1"), "has no option 'a'"),
+    ],
+)
+def test_bad_input_is_one_message_and_writes_nothing(
+    args: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = pipeline(capsys, "data", "read", *args, "--out", "out.jsonl")
+    assert code == 2 and message in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_malformed_records_stop_the_read_or_are_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"id": "1", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text(f'{json.dumps(good)}\n{{"id": "2"}}\nnot json\n{json.dumps(good)}\n')
+    args = ("data", "read", "llava-json", "--path", raw, "--out", tmp_path / "out.jsonl", "--json")
+    code, _, err = pipeline(capsys, *args)
+    assert code == 2 and "record 2: field 'conversations' is missing" in err
+    code, told, _ = pipeline(capsys, *args, "--tolerate", "0.5", "--quarantine", tmp_path / "bad.jsonl")
+    assert code == 0 and told["samples"] == 2 and told["dropped"] == {"malformed-record": 2}
+    bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [row["where"] for row in bad] == ["record 2", "line 3"]
+    code, _, err = pipeline(capsys, *args, "--force", "--tolerate", "0.3")
+    assert code == 2 and "tolerated share" in err
+
+
+def rows_with_faults() -> list[dict[str, Any]]:
+    def row(name: str | int, question: str, answer: str, image: str | None = None) -> dict[str, Any]:
+        talk = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+        return {"id": name, **({"image": image} if image else {}), "conversations": talk}
+
+    return [
+        row("good", "<image>\nWhat?", "Red.", "red.jpg"),
+        row(5, " Hello? ", "Hi."),
+        row("good", "Another one?", "Yes."),
+        row("copy", "Another one?", "Yes."),
+        row("almost", "another ONE", "yes"),
+        row("twice", "<image> and <image>", "No.", "red.jpg"),
+        row("gone", "<image>", "No.", "gone.jpg"),
+        row("void", "Hm?", " "),
+        row("marked", "What is </s>?", "An end mark."),
+        row("renamed", "<image>\nWhich format?", "PNG.", "png.jpg"),
+        row("long", "Say it all", "word " * 9000),
+    ]
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> tuple[Path, Path]:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (40, 30), "red").save(images / "red.jpg")
+    Image.new("RGB", (40, 30), "blue").save(images / "png.jpg", format="PNG")
+    file = tmp_path / "faulty.json"
+    file.write_text(json.dumps(rows_with_faults()))
+    return file, images
+
+
+def test_check_names_every_fault_by_record(faulty: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code, told, _ = pipeline(capsys, "data", "check", faulty[0], "--images", faulty[1], "--json")
+    assert code == 2 and told["samples"] == 11
+    assert told["errors"] == {"image-count-mismatch": 1, "missing-image": 1, "empty-answer": 1, "reserved-string": 1}
+    assert told["warnings"] == {
+        "id-not-text": 1, "edge-whitespace": 3, "repeated-id": 1, "duplicate-record": 1, "near-duplicate": 1,
+        "wrong-extension": 1, "over-max-length": 1,
+    }  # fmt: skip
+    by_kind = {example["kind"]: example["id"] for example in told["examples"]}
+    assert by_kind["missing-image"] == "gone" and by_kind["near-duplicate"] == "almost"
+    assert told["lengths"]["exact"] is False
+
+
+def test_check_passes_a_clean_file(
+    faulty: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "clean.jsonl"
+    file.write_text(json.dumps(rows_with_faults()[0]) + "\n")
+    code, told, _ = pipeline(capsys, "data", "check", file, "--images", faulty[1], "--json")
+    assert (code, told["errors"], told["warnings"]) == (0, {}, {})
+
+
+def test_fix_mends_a_copy_and_records_every_change(
+    faulty: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, images = faulty
+    before = file.read_bytes()
+    fixed = tmp_path / "fixed.json"
+    code, told, _ = pipeline(capsys, "data", "check", file, "--images", images, "--fix", fixed, "--json")
+    assert code == 2 and file.read_bytes() == before
+    rows = {row["id"]: row for row in json.loads(fixed.read_text())}
+    assert set(rows) == {"good", "5", "good#2", "almost", "twice", "renamed", "long"}
+    assert rows["twice"]["conversations"][0]["value"] == "<image>\nand"
+    changes = [json.loads(line) for line in (tmp_path / "fixed.json.changes.jsonl").read_text().splitlines()]
+    assert len(changes) == told["fixed"]["changes"]
+    assert {"id", "edge-whitespace", "image-tokens"} == {change["kind"] for change in changes}
+    aside = [json.loads(line) for line in (tmp_path / "fixed.json.quarantine.jsonl").read_text().splitlines()]
+    assert {row["raw"]["id"] for row in aside} == {"copy", "gone", "void", "marked"}
+    assert pipeline(capsys, "data", "check", fixed, "--images", images, "--json")[0] == 0
+
+
+def test_leaks_into_evaluation_sets_are_errors(
+    faulty: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, images = faulty
+    exam = tmp_path / "exam"
+    exam.mkdir()
+    (exam / "x.jpg").write_bytes((images / "red.jpg").read_bytes())
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question_id": 1, "image": "png.jpg", "text": "Which format?\nOne word."}) + "\n")
+    args = ("data", "check", file, "--images", images, "--against", exam, "--against", questions, "--json")
+    code, told, _ = pipeline(capsys, *args)
+    leaks = {example["id"] for example in told["examples"] if example["kind"] == "in-evaluation-set"}
+    assert code == 2 and leaks == {"good", "twice", "renamed"}
+
+
+def test_show_marks_what_is_learned(
+    faulty: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, images = faulty
+    code, told, _ = pipeline(capsys, "data", "show", file, "-n", 1, "--images", images, "--json")
+    assert code == 0
+    assert [piece["text"] for piece in told[0]["text"] if piece["learned"]] == [" Red.</s>"]
+    page = tmp_path / "page.html"
+    assert pipeline(capsys, "data", "show", file, "-n", 8, "--images", images, "--html", page)[0] == 0
+    text = page.read_text()
+    assert "<b> Red.&lt;/s&gt;</b>" in text and "data:image/jpeg;base64," in text and "empty-answer" in text
+
+
+def test_help_lists_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = pipeline(capsys, "data", "check", "--help")
+    assert code == 0 and "image-count-mismatch" in text and "near-duplicate" in text
