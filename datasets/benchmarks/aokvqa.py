@@ -64,7 +64,7 @@ def _choice(pair: Pair) -> Mark:
 
 def _direct(pair: Pair) -> float:
     reply = _replies(pair, "direct_answer") if pair.answer else None
-    matches = sum(human == reply for human in pair.item.meta["direct_answers"])
+    matches: int = sum(human == reply for human in pair.item.meta["direct_answers"])
     return min(1.0, matches / 3)
 
 

@@ -1,0 +1,42 @@
+"""The worker side of an evaluation: load a checkpoint once, then answer batches of questions about pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+GREY = (127, 127, 127)
+
+
+def make_answerer(
+    *, checkpoint: str, template: str, max_new_tokens: int, images: str, threads: int
+) -> Callable[[list[dict[str, object]]], list[str]]:
+    """A function from a batch of questions to their greedy answers."""
+    import torch
+
+    from llavaflow.models.generate import Question, answers, pixels, prompt_ids
+    from llavaflow.models.llava import load
+
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    llava = load(checkpoint, precision="bf16" if device == "cuda" else "float32")
+    llava.model.to(device)
+
+    def answer(batch: list[dict[str, object]]) -> list[str]:
+        asked = []
+        for row in batch:
+            image = open_image(Path(images) / str(row["shown"]), str(row["variant"]))
+            ids = prompt_ids(llava, template, [("human", f"<image>\n{row['text']}")], [image.size])
+            asked.append(Question(ids, pixels(llava, image)))
+        return answers(llava, asked, template_name=template, max_new_tokens=max_new_tokens)
+
+    return answer
+
+
+def open_image(path: Path, variant: str) -> Any:
+    """The picture of a variant: as it is, or grey in the same size."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return Image.new("RGB", image.size, GREY) if variant == "blank" else image.convert("RGB")

@@ -1,0 +1,117 @@
+"""The questions of an evaluation: read from the world's held-out folders, in every variant of the image, with a ledger.
+
+A variant is a way to show the picture: `images` as it is, `blank` a grey picture of the same size, `shuffled` the
+picture of another question. What a model gains over the last two is what it sees. Answers are appended to a ledger as
+they come, so an evaluation that is killed goes on with the questions that are left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TextIO
+
+from llavaflow.datasets.benchmarks._files import rows
+from llavaflow.infra.errors import StageFailed
+from llavaflow.infra.fingerprint import digest
+
+Variant = Literal["images", "blank", "shuffled"]
+QUESTIONS = "questions.jsonl"
+IMAGES = "eval/images"
+FLUSH_EVERY = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One question in one variant; `shown` is the picture that the model gets, None for none."""
+
+    benchmark: str
+    variant: Variant
+    row: int
+    id: str
+    text: str
+    image: str
+    category: str
+    shown: str | None
+
+    @property
+    def key(self) -> str:
+        """Names the question within the evaluation; ids do not (TextVQA's is the image's)."""
+        return f"{self.benchmark}/{self.variant}/{self.row}"
+
+
+def questions(root: Path, benchmark: str, variants: Sequence[Variant], seed: int) -> list[Asked]:
+    """The questions of a benchmark in every variant. Raises StageFailed when the questions artifact has none."""
+    path = root / "eval" / benchmark / QUESTIONS
+    if not path.is_file():
+        there = ", ".join(sorted(folder.name for folder in (root / "eval").glob("*") if folder.is_dir()))
+        raise StageFailed(f"no questions for {benchmark}: looked for {path}; there is {there or 'nothing'}.")
+    records = rows(path)
+    other = _another_image([str(row["image"]) for row in records], seed)
+    return [
+        Asked(
+            benchmark=benchmark,
+            variant=variant,
+            row=number,
+            id=str(row["question_id"]),
+            text=str(row["text"]),
+            image=str(row["image"]),
+            category=str(row.get("category", "")),
+            shown=other[str(row["image"])] if variant == "shuffled" else str(row["image"]),
+        )
+        for variant in variants
+        for number, row in enumerate(records)
+    ]
+
+
+def _another_image(images: Iterable[str], seed: int) -> dict[str, str]:
+    """For every image another one: the next in an order decided by the seed."""
+    order = sorted(set(images), key=lambda name: digest([seed, name]))
+    return dict(zip(order, order[1:] + order[:1], strict=True))
+
+
+class Ledger:
+    """Answers by question, one JSON line each; a line cut by a kill is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answers = dict(self._read()) if path.exists() else {}
+        self._stream: TextIO | None = None
+        self._unflushed = 0
+
+    def __enter__(self) -> Ledger:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = "".join(f"{json.dumps([key, text])}\n" for key, text in self.answers.items())
+        scratch = self.path.with_suffix(".tmp")
+        scratch.write_text(whole, encoding="utf-8")
+        scratch.replace(self.path)
+        self._stream = self.path.open("a", encoding="utf-8")
+        return self
+
+    def add(self, key: str, text: str) -> None:
+        assert self._stream is not None, "the ledger is open for writing"
+        self.answers[key] = text
+        self._stream.write(f"{json.dumps([key, text])}\n")
+        self._unflushed += 1
+        if self._unflushed >= FLUSH_EVERY:
+            self._stream.flush()
+            self._unflushed = 0
+
+    def __exit__(self, *_: object) -> None:
+        assert self._stream is not None, "the ledger is open for writing"
+        self._stream.close()
+
+    def _read(self) -> Iterator[tuple[str, str]]:
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                key, text = json.loads(line)
+            except ValueError:
+                continue
+            yield key, text
+
+
+def as_row(asked: Asked) -> dict[str, object]:
+    """The question as it travels to a worker."""
+    return asdict(asked)

@@ -1,0 +1,55 @@
+"""Pictures of scores: bars per type of question beside what the model does without seeing, and LLaVA's radar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+COLOURS = {"images": "#2a6f97", "shuffled": "#a9b4c2", "blank": "#d0d5dd", "prior": "#e0a458"}
+TITLES = {"images": "with images", "shuffled": "images shuffled", "blank": "images blanked", "prior": "best constant"}
+RADAR_LEAST = 3
+
+
+def bars(types: Mapping[str, Mapping[str, Any]], out: Path) -> None:
+    """One group of bars per type: with images, shuffled, blank, and the prior."""
+    figure, axes = _figure(1.6 + 1.5 * len(types), 3.6)
+    series = [name for name in COLOURS if all(name in row for row in types.values())]
+    width = 0.8 / len(series)
+    for place, name in enumerate(series):
+        heights = [row[name] for row in types.values()]
+        left = [number - 0.4 + width * (place + 0.5) for number in range(len(types))]
+        drawn = axes.bar(left, heights, width, color=COLOURS[name], label=TITLES[name])
+        axes.bar_label(drawn, fmt="%.0f", fontsize=7)
+    axes.set_xticks(range(len(types)), list(types))
+    axes.set_ylabel("score")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, ncols=len(series), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.savefig(out, dpi=110, bbox_inches="tight")
+
+
+def radar(rows: Mapping[str, Mapping[str, float]], names: Sequence[str], out: Path) -> bool:
+    """LLaVA-1.5's radar: each axis scaled to the best row. False when there are too few axes to draw one."""
+    if len(names) < RADAR_LEAST:
+        return False
+    figure, axes = _figure(5, 5, polar=True)
+    angles = [2 * math.pi * place / len(names) for place in range(len(names) + 1)]
+    tops = {name: max(max(row.get(name, 0.0) for row in rows.values()), 1e-9) for name in names}
+    for title, row in rows.items():
+        radii = [row.get(name, 0.0) / tops[name] for name in names]
+        axes.plot(angles, [*radii, radii[0]], linewidth=1.6, label=title)
+        axes.fill(angles, [*radii, radii[0]], alpha=0.08)
+    axes.set_xticks(angles[:-1], list(names))
+    axes.set_yticklabels([])
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    figure.savefig(out, dpi=110, bbox_inches="tight")
+    return True
+
+
+def _figure(width: float, height: float, polar: bool = False) -> Any:
+    """A figure without pyplot: it needs no display and leaves nothing behind."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot(projection="polar" if polar else None)
