@@ -54,14 +54,19 @@ def find_reference(text: str, store: ArtifactStore) -> Found:
 def _by_recipe(recipe: str, stage: str, store: ArtifactStore) -> Found:
     known = store.recipes()
     if recipe not in known:
-        raise unknown("recipe", recipe, known, f"what was built in {store.url}")
+        raise _not_built(unknown("recipe", recipe, known, f"what was built in {store.url}"), recipe, stage)
     if stage not in known[recipe]:
-        raise unknown("stage", stage, known[recipe], f"what {recipe} has built in {store.url}")
+        where = f"what {recipe} has built in {store.url}"
+        raise _not_built(unknown("stage", stage, known[recipe], where), recipe, stage)
     for pointer in store.history(recipe, stage):
         artifact = store.find(pointer.fingerprint, pointer.ref.partition(":")[0])
         if artifact is not None:
             return Found(artifact=artifact, store=store)
     raise InputError(f"what {recipe}/{stage} has built is no longer whole in {store.url}. Run {recipe} again.")
+
+
+def _not_built(error: InputError, recipe: str, stage: str) -> InputError:
+    return InputError(f"{error} If the name is right, `pipeline run {recipe} --stage {stage}` builds it.")
 
 
 def _by_fingerprint(kind: str, prefix: str, store: ArtifactStore) -> Found:
