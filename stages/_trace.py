@@ -1,8 +1,9 @@
 """Trace: the way of single records through a store, back to where they came from and forward to what they fed.
 
 The ledger is the `index.parquet` of every data artifact: a row names its parents as `<fingerprint>:<id>`, which makes
-all indexes of a store one graph of records. Checkpoints, scores and reports have no rows; such an artifact was fed
-by a record when an input with an index holds a surviving row of it, or an input without one was fed itself.
+all indexes of a store one graph of records. A checkpoint, scores or a report do not name what they learned from row
+by row; such a result was fed by a record when data among its inputs holds a surviving row of it, or a result among
+its inputs was fed itself.
 
 A URL table's row is an address and feeds nothing by itself: only what was downloaded from it does.
 """
@@ -67,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """The records asked for, all their parents and children, and the artifacts without rows that they fed."""
+    """The records asked for, all their parents and children, and the results that they fed."""
 
     matches: list[Row]
     parents: list[Row]
@@ -132,7 +133,7 @@ class Ledger:
     def urls(self, artifact: Artifact) -> tuple[int, list[str]]:
         """How many surviving records an artifact was made of, and every URL that one of them came from.
 
-        Counted in the artifact itself or, when it has no index, in the nearest inputs that have one.
+        Counted in the artifact itself or, when it is a result, in the nearest data it was made from.
         """
         start = "SELECT artifact, id FROM rows WHERE dropped IS NULL AND list_contains(?, artifact)"
         held = [self._holders(artifact)]
@@ -145,15 +146,15 @@ class Ledger:
         return count, [line[0] for line in self._database.execute(sql, held).fetchall()]
 
     def _holders(self, artifact: Artifact) -> list[str]:
-        """The artifact if it has an index, else the nearest inputs that have one."""
+        """The artifact if it is data, else the nearest data among its inputs."""
         wanted, waiting = set[str](), [artifact.fingerprint]
         while waiting:
-            current = waiting.pop()
-            if current in self.indexed:
-                wanted.add(current)
-            elif current in self.records:
-                waiting += [held.fingerprint for held in self.records[current].identity.inputs.values()]
-        return sorted(wanted)
+            record = self.records.get(waiting.pop())
+            if record and _is_data(record):
+                wanted.add(record.fingerprint)
+            elif record:
+                waiting += [held.fingerprint for held in record.identity.inputs.values()]
+        return sorted(wanted & self.indexed.keys())
 
     def reach(self, start: Sequence[Row], way: str) -> list[Row]:
         """Every record above (`up`) or below (`down`) the given ones, nearest first."""
@@ -170,12 +171,12 @@ class Ledger:
         return self._in_order(self._rows(sql, []))
 
     def fed(self, rows: Sequence[Row]) -> list[Artifact]:
-        """The artifacts without an index that saw one of these rows, oldest first."""
+        """The results that saw one of these rows, oldest first."""
         seen = {row.artifact.fingerprint for row in rows if row.dropped is None and not row.is_address}
         found: list[Artifact] = []
         for record in self.records.values():
             inputs = {held.fingerprint for held in record.identity.inputs.values()}
-            if record.fingerprint in self.indexed or not inputs & seen:
+            if _is_data(record) or not seen & (inputs | {record.fingerprint}):
                 continue
             seen.add(record.fingerprint)
             artifact = self.store.find(record.fingerprint, record.kind)
@@ -211,6 +212,11 @@ class Ledger:
 
 
 _TAIL = ("source", "url", "sha256", "dropped", "file", "row", "depth")
+
+
+def _is_data(record: Record) -> bool:
+    """Whether its index alone says what it was made of; a result also learned from what it does not name."""
+    return record.kind in ("shards", "mixture") and _has_index(record)
 
 
 def _has_index(record: Record) -> bool:

@@ -125,7 +125,7 @@ def test_trace_takes_a_sample_as_indexes_name_it(ask: Any, built: dict[str, Arti
 
 def test_trace_of_what_nobody_knows_says_where_it_looked(ask: Any) -> None:
     _, code, err = ask("trace", "--url", "http://nowhere.test/")
-    assert code == 2 and "indexes of 4 artifacts" in err and "toy/mix" in err
+    assert code == 2 and "indexes of 5 artifacts" in err and "toy/mix" in err
     assert ask("trace")[1] == 2
     assert ask("trace", "--url", "x", "--image", "y")[1] == 2
 
