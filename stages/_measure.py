@@ -1,12 +1,10 @@
-"""Measuring pairs with a chain of filters: the part that runs in Ray workers, and the ledger that makes it resumable.
+"""Measuring pairs with a chain of filters: the part that runs in Ray workers.
 
-A worker asks the filters in their order and stops asking about a pair at the first verdict against it. What it found
-goes to `measured.jsonl` pair by pair, and a later try of the same stage measures only what is not there.
+A worker asks the filters in their order and stops asking about a pair at the first verdict against it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +28,12 @@ class Finding:
 
 def make_measure(
     *, filters: Sequence[RecordFilter], prepared: Mapping[str, Mapping[str, Json]], root: Path
-) -> Callable[[list[Pair]], list[Finding]]:
-    """The function of one worker: loads what the filters need once, then measures batches of pairs."""
+) -> Callable[[list[list[Pair]]], list[list[Finding]]]:
+    """The function of one worker: loads what the filters need once, then measures chunks of pairs."""
     images = ImageTable(root)
     chain = [(rule, rule.measurer(**prepared[rule.name])) for rule in filters]
 
-    def measure(pairs: list[Pair]) -> list[Finding]:
+    def measure(pairs: Sequence[Pair]) -> list[Finding]:
         findings = [Finding(id=pair.id, sha256=pair.sha256) for pair in pairs]
         left = list(zip(findings, (Picture(pair, images) for pair in pairs), strict=True))
         for rule, look in chain:
@@ -43,7 +41,7 @@ def make_measure(
                 left = list(_ask(rule, look, left))
         return findings
 
-    return measure
+    return lambda chunks: [measure(chunk) for chunk in chunks]
 
 
 def _ask(
@@ -69,32 +67,3 @@ def _signals(look: Measure, pictures: Sequence[Picture]) -> Sequence[Signal | Ex
         if len(pictures) == 1:
             return [error]
         return [signal for picture in pictures for signal in _signals(look, [picture])]
-
-
-class FindingsLedger:
-    """`measured.jsonl`: one line per measured pair, appended as results arrive; a torn last line is ignored."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> Iterator[Finding]:
-        if self.path.exists():
-            for line in self.path.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n"):
-                    yield Finding(**json.loads(line))
-
-    def append(self, findings: Iterator[Finding]) -> Iterator[Finding]:
-        """Write findings as they pass."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._cut_torn_line()
-        with self.path.open("a") as stream:
-            for finding in findings:
-                stream.write(json.dumps(vars(finding)) + "\n")
-                stream.flush()
-                yield finding
-
-    def _cut_torn_line(self) -> None:
-        if self.path.exists():
-            data = self.path.read_bytes()
-            with self.path.open("r+b") as stream:
-                stream.truncate(data.rfind(b"\n") + 1)

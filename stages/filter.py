@@ -22,7 +22,8 @@ from llavaflow.datasets._table import TableWriter
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
-from llavaflow.stages._measure import Finding, FindingsLedger, make_measure
+from llavaflow.stages._chunks import chunked, forget, resumable
+from llavaflow.stages._measure import Finding, make_measure
 from llavaflow.stages._pairs import LEDGER, OK, Pair, read_pairs
 from llavaflow.stages._stage import Stage
 from llavaflow.stages.filters._record_filter import Measured, RecordFilter
@@ -79,28 +80,22 @@ class Filter(Stage):
 
     def _measure(self, ctx: RunContext, root: Path, pairs: Sequence[Pair]) -> tuple[dict[str, Finding], int]:
         """The findings on every pair by id, and how many an earlier generation had; measures only what is missing."""
-        from llavaflow.infra.ray import map_batches
-
         wanted = {pair.id: pair.sha256 for pair in pairs}
         known = {item.id: item for item in self._known(ctx) if wanted.get(item.id) == item.sha256}
         reused = len(known)
-        ledger = FindingsLedger(ctx.work / "measured.jsonl")
-        known |= {item.id: item for item in ledger.read()}
-        missing = [pair for pair in pairs if pair.id not in known]
-        if missing:
-            found = map_batches(
-                missing,
-                make_measure,
-                arguments={
-                    "filters": self.filters,
-                    "prepared": {rule.name: rule.prepare(ctx) for rule in self.filters},
-                    "root": root,
-                },
-                batch_size=self.batch_size,
-                workers=min(ctx.machine.cores * ctx.machine.nodes, -(-len(missing) // self.batch_size)),
-            )
-            known |= {item.id: item for item in ctx.track(ledger.append(found), "filter", len(missing))}
+        todo = chunked([pair for pair in pairs if pair.id not in known], self.batch_size)
+        for found in resumable(
+            ctx, "filter", todo, make_measure, lambda: self._arguments(ctx, root), lambda item: vars(item)
+        ):
+            known |= {row["id"]: Finding(**row) for row in found}
         return known, reused
+
+    def _arguments(self, ctx: RunContext, root: Path) -> dict[str, Any]:
+        return {
+            "filters": self.filters,
+            "prepared": {rule.name: rule.prepare(ctx) for rule in self.filters},
+            "root": root,
+        }
 
     def _known(self, ctx: RunContext) -> list[Finding]:
         """What the previous generation measured, without what failed there."""
@@ -136,12 +131,8 @@ class Filter(Stage):
         failed = [decision.failed for decision in decisions.values() if decision.failed]
         if len(failed) <= self.max_failed * len(pairs):
             return
-        # what failed is measured again by the next run; what was measured stays
-        ledger = FindingsLedger(ctx.work / "measured.jsonl")
-        good = [item for item in ledger.read() if not item.failed]
-        ledger.path.unlink(missing_ok=True)
-        for _ in ledger.append(iter(good)):
-            pass
+        # the next run measures the failed chunks again and keeps the others
+        forget(ctx, "filter", lambda rows: any(row["failed"] for row in rows))
         examples = "\n".join(f"  {detail}" for detail in sorted(set(failed))[:5])
         raise StageFailed(
             f"{len(failed)} of {len(pairs)} pairs could not be measured "

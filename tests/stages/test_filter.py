@@ -16,7 +16,7 @@ from llavaflow.datasets._index import read_index, read_row, sha256_bytes
 from llavaflow.datasets._shards import ImageTable
 from llavaflow.infra import ray
 from llavaflow.infra.errors import InputError, StageFailed
-from llavaflow.stages._measure import Finding, FindingsLedger
+from llavaflow.infra.fingerprint import digest
 from llavaflow.stages._pairs import read_pairs
 from llavaflow.stages.filter import Filter
 from llavaflow.stages.filters.captions import Captions
@@ -85,10 +85,12 @@ def test_a_chain_keeps_drops_and_remembers(bench: Any) -> None:
 
 def test_it_goes_on_from_what_was_measured(bench: Any) -> None:
     data = bench.pairs("download", pairs("a", "f", "h"))
-    stage = Filter(data=data, filters=CHAIN)
+    stage = Filter(data=data, filters=CHAIN, batch_size=1)
     ctx = bench.context(stage)
-    line = json.dumps({"id": "a", "sha256": "x", "signals": {"decode": {"fault": "was-here"}}, "failed": None})
-    (ctx.work / "measured.jsonl").write_text(line + '\n{"id": "f", "sha')
+    finding = {"id": "a", "sha256": "x", "signals": {"decode": {"fault": "was-here"}}, "failed": None}
+    line = json.dumps({"chunk": digest(["a"]), "rows": [finding]})
+    torn = json.dumps({"chunk": digest(["f"]), "rows": [finding]})[:-5]
+    (ctx.work / "filter.jsonl").write_text(line + "\n" + torn)
     artifact = stage.run(ctx)
     assert artifact.facts["dropped"] == {"was-here": 1} and artifact.facts["samples"] == 2
 
@@ -108,12 +110,3 @@ def test_a_filter_listed_twice_is_refused(bench: Any) -> None:
     data = bench.pairs("download", pairs("a"))
     with pytest.raises(InputError, match="size is listed twice"):
         bench.run(Filter(data=data, filters=(Size(), Size(min_side_px=3))))
-
-
-def test_the_ledger_heals_a_torn_line(tmp_path: Any) -> None:
-    ledger = FindingsLedger(tmp_path / "work/measured.jsonl")
-    assert len(list(ledger.append(iter([Finding(id="a", sha256="1")])))) == 1
-    with ledger.path.open("a") as stream:
-        stream.write('{"id": "b"')
-    assert [item.id for item in ledger.append(iter([Finding(id="c", sha256="2")]))] == ["c"]
-    assert [item.id for item in ledger.read()] == ["a", "c"]

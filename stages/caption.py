@@ -1,0 +1,147 @@
+"""caption: BLIP writes a caption for every image, and each becomes one record of a pretraining set as LCS-558K has it.
+
+    {"id", "image", "conversations": [{"from": "human", "value": "<instruction>\\n<image>"}, {"from": "gpt", ...}]}
+
+The instruction is drawn from the eleven phrasings of the LLaVA paper and stands before or after the image; the draw
+depends on the seed and the record's id alone. `meta.jsonl` keeps id, image, url and caption like LCS-558K's meta file.
+A refresh captions only images that the previous generation did not have.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llavaflow.datasets._index import IndexWriter, sha256_bytes
+from llavaflow.datasets._sample import IMAGE_TOKEN, Sample, Turn, to_llava
+from llavaflow.datasets._shards import ImageTable, ShardWriter
+from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.context import RunContext
+from llavaflow.infra.errors import StageFailed
+from llavaflow.stages._chunks import chunked, resumable
+from llavaflow.stages._jsonl import JsonLines
+from llavaflow.stages._pairs import Pair, read_pairs
+from llavaflow.stages._pretrained import Pretrained
+from llavaflow.stages._stage import Stage
+
+SOURCE = "caption"
+META = "meta.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(Stage):
+    """Caption the images of `data` with the BLIP `model` by beam search over `beams` (1: greedy)."""
+
+    kind: ClassVar[Kind] = "mixture"
+
+    data: Stage
+    model: Pretrained
+    beams: int = 1
+    max_new_tokens: int = 40
+    batch_size: int = 32
+    seed: int = 0
+    images_per_shard: int = 1000
+
+    def run(self, ctx: RunContext) -> Artifact:
+        root = ctx.path(self.data)
+        pairs = read_pairs(root)
+        captions = self._known(ctx, pairs)
+        reused = len(captions)
+        todo = chunked([pair for pair in pairs if pair.id not in captions], self.batch_size)
+        for rows in resumable(
+            ctx, "caption", todo, make_captioner, lambda: self._arguments(ctx, root), lambda row: row
+        ):
+            captions |= {row["id"]: row["caption"] for row in rows}
+        dropped = self._write(ctx, root, pairs, captions)
+        samples = len(pairs) - dropped.total()
+        if not samples:
+            raise StageFailed(
+                f"BLIP gave no caption for any of {len(pairs)} images: look at the model {self.model.name}."
+            )
+        return ctx.finish({"samples": samples, "reused": reused, "dropped": dict(sorted(dropped.items()))})
+
+    def _arguments(self, ctx: RunContext, root: Path) -> dict[str, Any]:
+        model = self.model.resolve(ctx)
+        return {"model": model, "root": root, "beams": self.beams, "max_new_tokens": self.max_new_tokens}
+
+    def _known(self, ctx: RunContext, pairs: Sequence[Pair]) -> dict[str, str]:
+        """The captions of the previous generation for images that are still the same."""
+        if ctx.previous is None:
+            return {}
+        wanted = {pair.id: pair.sha256 for pair in pairs}
+        rows = JsonLines(ctx.store.local_path(ctx.previous) / META).read()
+        return {row["id"]: row["blip_caption"] for row in rows if wanted.get(row["id"]) == row["sha256"]}
+
+    def _write(self, ctx: RunContext, root: Path, pairs: Sequence[Pair], captions: Mapping[str, str]) -> Counter[str]:
+        images, up = ImageTable(root), ctx.artifact(self.data).fingerprint
+        dropped: Counter[str] = Counter()
+        (ctx.out / META).unlink(missing_ok=True)
+        with (
+            ShardWriter(ctx.out, per_shard=self.images_per_shard) as shards,
+            IndexWriter(ctx.out) as index,
+            JsonLines(ctx.out / META) as meta,
+            (ctx.out / "data.jsonl").open("wb") as data,
+        ):
+            for pair in pairs:
+                caption, parents = captions[pair.id], [f"{up}:{pair.id}"]
+                if not caption:
+                    dropped["empty-caption"] += 1
+                    index.add(pair.id, source=SOURCE, parents=parents, url=pair.url, dropped="empty-caption")
+                    continue
+                line = json.dumps(to_llava(self._sample(pair, caption)), ensure_ascii=False).encode()
+                data.write(line + b"\n")
+                row = len(shards)
+                notes = {"id": pair.id, "image": pair.image, "url": pair.url, "blip_caption": caption}
+                placed = shards.add(pair.image, images.open(pair.image), notes, width=pair.width, height=pair.height)
+                meta.append({**notes, "sha256": pair.sha256})
+                common: dict[str, Any] = {"source": SOURCE, "parents": parents, "url": pair.url}
+                index.add(pair.id, sha256=sha256_bytes(line), file="data.jsonl", row=row, **common)
+                index.add(f"image/{pair.image}", sha256=placed.sha256, file=placed.file, row=placed.row, **common)
+        return dropped
+
+    def _sample(self, pair: Pair, caption: str) -> Sample:
+        dice = random.Random(f"{self.seed}/{pair.id}")
+        parts = [dice.choice(brief_instructions()), IMAGE_TOKEN]
+        dice.shuffle(parts)
+        turns = (Turn(role="human", text="\n".join(parts)), Turn(role="gpt", text=caption))
+        return Sample(id=pair.id, source=SOURCE, images=(pair.image,), turns=turns)
+
+
+@cache
+def brief_instructions() -> tuple[str, ...]:
+    """The phrasings that ask for a brief description, as published."""
+    text = (files("llavaflow.stages") / "prompts" / "instructions.json").read_text()
+    return tuple(json.loads(text)["brief"])
+
+
+def make_captioner(
+    *, model: str, root: Path, beams: int, max_new_tokens: int
+) -> Callable[[list[Sequence[Pair]]], list[list[dict[str, str]]]]:
+    """A worker's function: captions chunks of pairs with a BLIP that is loaded once."""
+    import torch
+    from PIL import Image
+    from transformers import BlipForConditionalGeneration, BlipProcessor
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    blip: Any = BlipForConditionalGeneration.from_pretrained(model)
+    blip = blip.to(device).eval()
+    processor: Any = BlipProcessor.from_pretrained(model)
+    images = ImageTable(root)
+
+    def caption(chunk: Sequence[Pair]) -> list[dict[str, str]]:
+        pictures = [Image.open(io.BytesIO(images.open(pair.image))).convert("RGB") for pair in chunk]
+        inputs = processor(images=pictures, return_tensors="pt").to(device)
+        with torch.inference_mode():
+            tokens = blip.generate(**inputs, num_beams=beams, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = processor.batch_decode(tokens, skip_special_tokens=True)
+        return [{"id": pair.id, "caption": " ".join(text.split())} for pair, text in zip(chunk, texts, strict=True)]
+
+    return lambda chunks: [caption(chunk) for chunk in chunks]

@@ -1,0 +1,122 @@
+"""Caption: what BLIP says becomes LCS-558K records; the same twice, after a kill, and only new images on a refresh."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llavaflow.datasets._index import read_index, read_row, sha256_bytes
+from llavaflow.datasets._shards import ImageTable
+from llavaflow.infra import ray
+from llavaflow.stages._pretrained import Pretrained
+from llavaflow.stages.caption import Caption, brief_instructions
+
+WORDS = "a red green blue circle square star at the top left right".split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BLIP of random weights, saved as transformers saves one."""
+    import torch
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+    folder = tmp_path_factory.mktemp("blip")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *WORDS]))
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"))
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"pad_token_id": 0, "bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3}
+    text = {**sizes, **tokens, "vocab_size": 6 + len(WORDS), "encoder_hidden_size": 32, "max_position_embeddings": 32}
+    torch.manual_seed(0)
+    config = BlipConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 16})
+    model = BlipForConditionalGeneration(config)
+    # random features are all alike: make the picture matter
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8)
+    model.save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def pairs(count: int) -> list[tuple[str, str, bytes, int, int]]:
+    made = []
+    for seed in range(count):
+        buffer = io.BytesIO()
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(buffer, "JPEG")
+        made.append((f"id{seed:02d}", "noise", buffer.getvalue(), 40, 40))
+    return made
+
+
+def records(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "data.jsonl").read_text().splitlines()]
+
+
+def test_records_resume_and_refresh(bench: Any, blip: Path) -> None:
+    data = bench.pairs("filter", pairs(10))
+    stage = Caption(data=data, model=Pretrained(path=blip), max_new_tokens=6, batch_size=4)
+    first = bench.run(stage)
+    root = bench.path(first)
+    check(root, bench.built[data].fingerprint)
+
+    ctx = bench.context(stage, generation=1)
+    half = bench.context(stage, generation=2)
+    stage.run(ctx)
+    lines = [
+        {"chunk": chunk, "rows": [{"id": row["id"], "caption": row["conversations"][1]["value"]} for row in rows]}
+        for chunk, rows in [(digest_of(records(root)[:4]), records(root)[:4])]
+    ]
+    (half.work / "caption.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"chunk": "torn')
+    resumed = bench.path(stage.run(half))
+    whole = bench.path(bench.store.find(ctx.fingerprint))
+    for name in ("data.jsonl", "meta.jsonl", "shards/00000.tar", "index.parquet"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes() == (root / name).read_bytes()
+
+    more = bench.pairs("filter-2", pairs(12))
+    newer = bench.run(Caption(data=more, model=Pretrained(path=blip), max_new_tokens=6, batch_size=4), previous=first)
+    assert newer.facts["reused"] == first.facts["samples"] and newer.facts["samples"] >= first.facts["samples"]
+    assert [row for row in records(bench.path(newer)) if row["id"] < "id10"] == records(root)
+
+
+def digest_of(rows: list[dict[str, Any]]) -> str:
+    from llavaflow.infra.fingerprint import digest
+
+    return digest([row["id"] for row in rows])
+
+
+def check(root: Path, up: str) -> None:
+    rows, images = records(root), ImageTable(root)
+    assert len(rows) == 10 == len(images)
+    for row in rows:
+        assert set(row) == {"id", "image", "conversations"} and row["image"] in images
+        human, gpt = row["conversations"]
+        assert sorted(human["value"].split("\n"))[0] == "<image>" and human["from"] == "human"
+        assert human["value"].replace("<image>", "").strip() in brief_instructions()
+        assert gpt["from"] == "gpt" and set(gpt["value"].split()) <= {*WORDS, "[DEC]"}
+    assert len({row["conversations"][1]["value"] for row in rows}) > 1, "captions depend on the picture"
+    assert len(Counter(row["conversations"][0]["value"] for row in rows)) > 3
+    index = read_index(root).to_pylist()
+    assert len(index) == 20
+    for line in index:
+        assert line["parents"][0].startswith(f"{up}:id") and line["url"]
+        assert sha256_bytes(read_row(root, line["file"], line["row"])) == line["sha256"]
+    meta = [json.loads(line) for line in (root / "meta.jsonl").read_text().splitlines()]
+    assert [row["blip_caption"] for row in meta] == [row["conversations"][1]["value"] for row in rows]
+
+
+def test_the_published_phrasings_are_there() -> None:
+    assert len(brief_instructions()) == 11 and "Describe the image concisely." in brief_instructions()
