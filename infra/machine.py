@@ -19,6 +19,7 @@ import subprocess
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llavaflow.infra.errors import InputError, unknown
 
@@ -58,9 +59,15 @@ class Machine:
         return f"{self.kind}:{self.nodes}x{self.gpus}" if self.gpus else self.kind
 
 
-def _gpu(kind: str, title: str, **fields: float | bool | None) -> Machine:
-    return Machine(kind=kind, title=title, gpus=8, cores=96, memory_gib=960, **fields)  # type: ignore[arg-type]
+def _gpu(kind: str, title: str, **fields: Any) -> Machine:
+    return Machine(
+        kind=kind, title=title, gpus=8, cores=96, memory_gib=960, usd_per_gpu_hour=PRICES.get(kind), **fields
+    )
 
+
+# USD per GPU and hour, RunPod secure cloud, as listed in March 2026 (deploybase.ai/articles/runpod-gpu-pricing).
+# What is not listed there has no price here: a cost that is not known is null in a plan.
+PRICES = {"a100-80g": 1.39, "h100": 2.69, "h200": 3.59, "b200": 5.98, "rtx3090": 0.22}
 
 KINDS: dict[str, Machine] = {
     machine.kind: machine

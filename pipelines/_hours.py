@@ -1,0 +1,71 @@
+"""Hours of a training job from what it computes and moves, with three constants for all machines and recipes.
+
+Per token and parameter of the blocks: 2 FLOPs forward, 2 more where blocks are worked through again, 2 backward to the
+inputs (a frozen model passes gradients on as well), 2 to the weights that train. Tokens are those that the devices
+work on, padding included. Elementwise work is bound by memory, not by arithmetic, and ZeRO-3 sends every weight of the
+model three times per micro-step. The constants were fitted to published times (tests/pipelines/test_hours.py has them,
+and what each would be estimated at by the others alone).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llavaflow.infra.machine import Machine
+from llavaflow.pipelines._job import TrainingJob
+from llavaflow.pipelines._lengths import Lengths
+
+# share of the peak that matrix products reach
+UTILISATION = 0.6
+# memory traffic of a block per token, in hidden vectors of two bytes, forward, again and backward
+TRAFFIC_VECTORS = 450.0
+# share of the link that collectives reach
+LINK_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """What is fitted; everything else comes from the recipe, the census and the vendor's sheet."""
+
+    utilisation: float = UTILISATION
+    traffic_vectors: float = TRAFFIC_VECTORS
+    link_share: float = LINK_SHARE
+
+
+def estimate_hours(
+    job: TrainingJob, machine: Machine, *, per_device: int, row_tokens: int, constants: Constants | None = None
+) -> float | None:
+    """Wall-clock hours of the whole stage; None without a length census or a GPU."""
+    if job.lengths is None or not machine.gpus:
+        return None
+    known = constants or Constants()
+    tokens = job.lengths.computed(job.image_tokens, job.max_length, per_device=per_device, batching=job.batching)
+    arithmetic = flops(job, job.lengths, tokens) / (machine.peak_tflops * 1e12 * known.utilisation)
+    bytes_moved = tokens * job.language.layers * job.language.hidden * 2 * known.traffic_vectors
+    memory = bytes_moved / (machine.memory_gbs * 1e9)
+    seconds = (arithmetic + memory) / machine.devices
+    samples = job.lengths.samples
+    micro_steps = (tokens / row_tokens if job.batching == "packed" else samples / per_device) / machine.devices
+    return job.epochs * (seconds + micro_steps * _traffic_s(job, machine, known)) / 3600
+
+
+def flops(job: TrainingJob, lengths: Lengths, tokens: float) -> float:
+    """FLOPs of one epoch over these tokens."""
+    again = 2 if job.checkpointing else 0
+    learn = 2 if job.trains_language and not job.lora_rank else 0
+    language = (2 + again + 2 + learn) * job.language.blocks * tokens
+    # scores and weighted values, causal: half of the square
+    context = tokens / lengths.samples
+    attention = (2 + again + 4) * job.language.layers * job.language.hidden * tokens * context
+    head = 6 * job.language.vocabulary * job.language.hidden * tokens * 0.3
+    vision = lengths.pictures * job.tiles * job.vision.gflop * 1e9 * (4 if job.trains_vision else 1)
+    return language + attention + head + vision
+
+
+def _traffic_s(job: TrainingJob, machine: Machine, known: Constants) -> float:
+    """Seconds of ZeRO traffic in a micro-step that compute does not hide."""
+    if job.zero < 3:
+        return 0.0
+    bytes_sent = 3 * job.weight_bytes * job.parameters
+    link = machine.link_gbs if machine.nodes == 1 else min(machine.link_gbs, machine.network_gbs * 8)
+    return bytes_sent / (link * 1e9 * known.link_share)

@@ -1,0 +1,157 @@
+"""Plan: what a run would do, why, and what it would take. Nothing is imported that costs time, nothing is started.
+
+What is built costs nothing. A training stage is estimated from its fields (`_job`, `_memory`, `_hours`); another stage
+by how long this recipe took for it the last time. Where neither is known the plan says null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from llavaflow.infra.artifact import Json
+from llavaflow.infra.errors import InputError
+from llavaflow.infra.machine import Machine
+from llavaflow.infra.store import ArtifactStore
+from llavaflow.pipelines._batch import Split, split_batch
+from llavaflow.pipelines._hours import estimate_hours
+from llavaflow.pipelines._job import TrainingJob, is_training, read_job
+from llavaflow.pipelines._memory import estimate_memory, smallest_change
+from llavaflow.pipelines._recipe import Recipe
+from llavaflow.stages._identity import Resolved, State, resolve
+from llavaflow.stages.train import CPU_ROW_TOKENS, GPU_TOKENS_PER_GIB, Train
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """One stage of a plan; None is unknown. `note` says what stands in the way, or where a number comes from."""
+
+    name: str
+    fingerprint: str
+    status: State
+    why: str
+    hours: float | None = None
+    gpu_memory_gib: float | None = None
+    fits: bool | None = None
+    global_batch: int | None = None
+    per_device_batch: int | None = None
+    grad_accum: int | None = None
+    cost_usd: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A recipe on a machine."""
+
+    recipe: str
+    machine: Machine
+    rows: tuple[PlanRow, ...]
+
+    @property
+    def hours(self) -> float | None:
+        return _total([row.hours for row in self.rows])
+
+    @property
+    def cost_usd(self) -> float | None:
+        return _total([row.cost_usd for row in self.rows])
+
+    @property
+    def unknown(self) -> list[str]:
+        """The stages whose time is not known."""
+        return [row.name for row in self.rows if row.hours is None]
+
+    def as_json(self) -> dict[str, Json]:
+        return {
+            "recipe": self.recipe,
+            "machine": self.machine.name,
+            "stages": [dict(vars(row)) for row in self.rows],
+            "total": {"hours": self.hours, "cost_usd": self.cost_usd, "unknown": self.unknown},
+        }
+
+
+def _total(values: list[float | None]) -> float | None:
+    """The sum of what is known; None when nothing is."""
+    known = [value for value in values if value is not None]
+    return round(sum(known), 4) if known else None
+
+
+def make_plan(recipe: Recipe, store: ArtifactStore, machine: Machine, *, stage: str | None = None) -> Plan:
+    """The plan of a recipe, or of one stage and what it needs."""
+    if stage:
+        recipe.stage(stage)
+    resolved = resolve(recipe.stages, store, recipe=recipe.name)
+    names = recipe.needed_for(*([stage] if stage else recipe.stages))
+    rows = tuple(_row(resolved[name], recipe, resolved, store, machine) for name in names)
+    return Plan(recipe=recipe.name, machine=machine, rows=rows)
+
+
+def _row(
+    item: Resolved, recipe: Recipe, resolved: Mapping[str, Resolved], store: ArtifactStore, machine: Machine
+) -> PlanRow:
+    row = PlanRow(name=item.name, fingerprint=item.fingerprint, status=item.state, why=item.why)
+    if isinstance(item.stage, Train) and is_training(item.stage):
+        data = resolved[recipe.name_of(item.stage.data)].artifact
+        row = _training_row(row, item.stage, machine, data.facts if data else None)
+    if item.state == "built":
+        return replace(row, hours=0.0, cost_usd=0.0)
+    return row if row.hours is not None else _as_last_time(row, recipe.name, store, machine)
+
+
+def _training_row(row: PlanRow, stage: Train, machine: Machine, facts: Mapping[str, Json] | None) -> PlanRow:
+    row_tokens = int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
+    split = split_batch(
+        stage.global_batch, machine, max_length=stage.max_length, row_tokens=row_tokens, batching=stage.batching
+    )
+    row = replace(
+        row,
+        global_batch=stage.global_batch,
+        per_device_batch=split.per_device,
+        grad_accum=split.accumulation,
+        note=split.problem,
+        fits=None if split.accumulation else False,
+    )
+    job = read_job(stage, facts)
+    if job is None or not machine.gpus or not split.accumulation:
+        return row
+    return _estimated(row, job, machine, split)
+
+
+def _estimated(row: PlanRow, job: TrainingJob, machine: Machine, split: Split) -> PlanRow:
+    packed = job.batching == "packed"
+    row_tokens = split.row_tokens if packed else (split.per_device or 1) * job.max_length
+    memory = estimate_memory(job, machine.ranks, row_tokens)
+    hours = estimate_hours(job, machine, per_device=split.per_device or 1, row_tokens=row_tokens)
+    price = machine.usd_per_gpu_hour
+    fits = memory.fits(machine)
+    advice = "" if fits else f"{memory.total:.0f} GiB on {machine.gpu_memory_gib:.0f}; what fits: "
+    return replace(
+        row,
+        gpu_memory_gib=round(memory.total, 1),
+        fits=fits,
+        hours=round(hours, 2) if hours is not None else None,
+        cost_usd=round(hours * machine.devices * price, 2) if hours is not None and price is not None else None,
+        note=row.note if fits else advice + smallest_change(job, machine, row_tokens),
+    )
+
+
+def _as_last_time(row: PlanRow, recipe: str, store: ArtifactStore, machine: Machine) -> PlanRow:
+    """How long the newest artifact of this recipe's stage took, where it is the same kind of work."""
+    if machine.gpus:
+        return row
+    for pointer in store.history(recipe, row.name)[:1]:
+        artifact = store.find(pointer.fingerprint)
+        if artifact is not None:
+            seconds = store.record(artifact).seconds
+            return replace(row, hours=round(seconds / 3600, 4), note=row.note or "hours: as the last time")
+    return row
+
+
+def refuse_past_budget(plan: Plan, max_usd: float | None) -> None:
+    """Raise InputError when the known cost of a plan is past a limit: nothing is started then."""
+    if max_usd is not None and plan.cost_usd is not None and plan.cost_usd > max_usd:
+        parts = ", ".join(f"{row.name} {row.cost_usd:,.0f}" for row in plan.rows if row.cost_usd)
+        raise InputError(
+            f"the plan costs {plan.cost_usd:,.2f} USD ({parts}), past the limit of {max_usd:,.2f} USD. "
+            f"Raise --max-usd, choose another --machine, or run fewer stages with --stage."
+        )
