@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.llava import Llava
+from llavaflow.models.lora import is_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +42,13 @@ def part_of(name: str) -> Part:
     return "mm_projector" if "multi_modal_projector" in name else "language_model"
 
 
-def set_trainable(llava: Llava, parts: Iterable[str], vision_from_layer: int = 0) -> list[PartCount]:
-    """Freeze everything, then unfreeze these parts; returns the counts per part."""
+def set_trainable(
+    llava: Llava, parts: Iterable[str], vision_from_layer: int = 0, *, adapters: bool = False
+) -> list[PartCount]:
+    """Freeze everything, then unfreeze these parts; returns the counts per part.
+
+    With adapters, the language model trains through them alone.
+    """
     wanted = set(parts)
     if not wanted or wanted - set(PARTS):
         raise InputError(f"trainable parts {sorted(wanted)}: choose at least one of {', '.join(PARTS)}.")
@@ -54,6 +60,8 @@ def set_trainable(llava: Llava, parts: Iterable[str], vision_from_layer: int = 0
         if part == "mm_projector" and llava.projector.depth < 2:
             # the identity matrices that stand for missing layers must stay what they are
             learns = learns and llava.projector.depth == 1 and ".linear_1." in name
+        if part == "language_model" and adapters:
+            learns = learns and is_adapter(name)
         parameter.requires_grad_(learns)
     return counts(llava.model.named_parameters())
 

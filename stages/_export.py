@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from llavaflow.models import llava as llavas
+from llavaflow.models import lora as loras
 from llavaflow.models import projector as projectors
 from llavaflow.models.llava import Llava
+from llavaflow.models.lora import Lora
 
 MODEL = "model"
+ADAPTER = "adapter"
 SUMMARY = "training.json"
 
 
@@ -25,14 +28,18 @@ def export(
     *,
     whole: bool,
     template: str,
+    lora: Lora | None,
     counts: Sequence[Mapping[str, Any]],
     changed: Mapping[str, int],
 ) -> None:
-    """Write `mm_projector.bin`, `config.json`, and `model/` when the whole model was trained."""
+    """Write `mm_projector.bin`, `config.json`, `model/` when more than the projector was trained, and adapters."""
     out.mkdir(parents=True, exist_ok=True)
     projectors.write(out / projectors.FILE, projectors.from_transformers(state, model.projector))
     setattr(model.model.config, llavas.TEMPLATE_KEY, template)
     model.model.config.save_pretrained(out)
+    if lora is not None:
+        loras.write(out / ADAPTER, state, lora, model)
+        state = loras.merged(state, lora.scale)
     if whole:
         llavas.save(model, out / MODEL, state)
     summary = {"parts": list(counts), "changed_tensors": dict(changed), "projector": str(model.projector)}

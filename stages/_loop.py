@@ -29,6 +29,7 @@ from llavaflow.models import llava as llavas
 from llavaflow.models import parts
 from llavaflow.models.engine import Offload, Optimization
 from llavaflow.models.llava import Design, Llava, Precision
+from llavaflow.models.lora import Lora, inject
 from llavaflow.models.objective import Objective
 from llavaflow.models.templates import Rule
 from llavaflow.stages import _state
@@ -67,6 +68,7 @@ class Job:
     masking: Rule
     max_length: int
     loss: Loss
+    lora: Lora | None
     zero: int
     offload: Offload
     precision: Precision
@@ -107,7 +109,7 @@ def _leave(path: Path, text: str, *, expected: bool) -> None:
 def _train(job: Job) -> None:
     rank, workers = distributed.get_rank(), distributed.get_world_size()
     model = _assemble(job)
-    counts = parts.set_trainable(model, job.trainable, job.vision_from_layer)
+    counts = parts.set_trainable(model, job.trainable, job.vision_from_layer, adapters=job.lora is not None)
     corpus = _corpus(job, model, rank, workers)
     steps = Steps(corpus, job.data, model.image_rule, job.order, rank, model.tokenizer.pad_token_id)
     before = parts.checksums(model.model.state_dict().items()) if rank == 0 else {}
@@ -127,6 +129,7 @@ def _train(job: Job) -> None:
             job.out,
             whole=job.whole,
             template=job.template,
+            lora=job.lora,
             counts=[asdict(count) for count in counts],
             changed=changed,
         )
@@ -141,6 +144,8 @@ def _assemble(job: Job) -> Llava:
         model = llavas.build(job.vision, job.language, job.design, precision=job.precision, seed=job.order.seed)
     if job.projector is not None:
         llavas.load_projector(model, job.projector)
+    if job.lora is not None:
+        inject(model, job.lora, job.order.seed)
     if job.gradient_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     model.model.train()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.models.lora import Lora
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages._stage import Stage
 
@@ -47,6 +48,7 @@ class Train(Stage):
     batching        packed: samples end to end; padded: upstream's batches; grouped: those, by modality and length
     loss            token: mean over all supervised tokens of the global batch; micro-batch-mean: upstream's
     masking         answers: the answer and its end mark are learned; upstream: as upstream's masker has it
+    lora            train the language model through adapters; they are merged into model/ and kept beside it
     precision       bf16 with float32 master weights, or float32
     """
 
@@ -77,6 +79,7 @@ class Train(Stage):
     max_length: int = 2048
     batching: Literal["packed", "padded", "grouped"] = "packed"
     loss: Literal["token", "micro-batch-mean"] = "token"
+    lora: Lora | None = None
     zero: Literal[0, 1, 2, 3]
     offload: Literal["none", "cpu"] = "none"
     precision: Literal["bf16", "float32"] = "bf16"
@@ -149,6 +152,7 @@ class Train(Stage):
             masking=self.masking,
             max_length=self.max_length,
             loss=self.loss,
+            lora=self.lora,
             zero=self.zero,
             offload=self.offload,
             precision=self.precision,
