@@ -11,9 +11,13 @@ from llavaflow.infra.errors import InputError
 from llavaflow.pipelines._cli._options import emit, json_option, store_option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from llavaflow.infra.store import ArtifactStore
+
+SHOWN = 12
 
 
 @click.command()
@@ -24,7 +28,8 @@ if TYPE_CHECKING:
 def command(a: str, b: str, store: ArtifactStore, as_json: bool) -> None:
     """What differs between A and B, two recipes or two artifacts (RECIPE/STAGE, KIND:FINGERPRINT, a place).
 
-    Recipes are compared by every setting, with the sources of the numbers; artifacts by identity and facts.
+    Recipes are compared by every setting, with the sources of the numbers; artifacts by identity and facts; two
+    evaluations question by question too: which answers flipped, and whether the difference is more than noise.
     """
     recipes = [_is_recipe(ref) for ref in (a, b)]
     if any(recipes) and not all(recipes):
@@ -79,23 +84,62 @@ def _artifacts(a: str, b: str, store: ArtifactStore) -> dict[str, Json]:
         {"path": item.path, "a": item.before, "b": item.after}
         for item in differences(view(old.record), view(new.record))
     ]
-    return {"of": "artifacts", "a": old.artifact.ref, "b": new.artifact.ref, "differences": rows}
+    document: dict[str, Json] = {"of": "artifacts", "a": old.artifact.ref, "b": new.artifact.ref, "differences": rows}
+    if old.artifact.kind == new.artifact.kind == "scores":
+        document["benchmarks"] = _evaluations(old.path, new.path)
+    return document
+
+
+def _evaluations(old: Path, new: Path) -> list[Json]:
+    from dataclasses import asdict
+
+    from llavaflow.stages._compare import compare
+
+    return [{**asdict(item), "noise": item.noise} for item in compare(old, new)]
 
 
 def _render(console: Console, document: dict[str, Json]) -> None:
+    if not document["differences"]:
+        console.print(f"no difference between {document['a']} and {document['b']}")
+        return
+    _print_differences(console, document)
+    for item in document.get("benchmarks", []):
+        _print_benchmark(console, item)
+
+
+def _print_differences(console: Console, document: dict[str, Json]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    rows = document["differences"]
-    if not rows:
-        console.print(f"no difference between {document['a']} and {document['b']}")
-        return
     table = Table(box=None, pad_edge=False)
     for column in ("", document["a"], document["b"], "sources" if document["of"] == "recipes" else ""):
         table.add_column(column, overflow="fold")
-    for row in rows:
+    for row in document["differences"]:
         sources = [text for text in dict.fromkeys((row.get("source_a"), row.get("source_b"))) if text]
         table.add_row(
             Text(row["path"]), *(Text(str(row[side])) for side in "ab"), Text("; ".join(sources), style="dim")
         )
     console.print(table)
+
+
+def _print_benchmark(console: Console, item: dict[str, Json]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    verdict = "within the noise" if item["noise"] else "more than noise"
+    console.print(
+        f"\n[bold]{item['benchmark']}[/bold] {item['difference']:+.2f} points "
+        f"(95 % interval {item['low']:+.2f} to {item['high']:+.2f}, paired bootstrap, {item['n']} questions): {verdict}"
+    )
+    gained = sum(flip["gained"] for flip in item["flips"])
+    console.print(f"{len(item['flips'])} answers flipped: {gained} gained, {len(item['flips']) - gained} lost")
+    table = Table(box=None, pad_edge=False)
+    for column in ("question", "", "A", "B"):
+        table.add_column(column, overflow="fold")
+    for flip in item["flips"][:SHOWN]:
+        sign = "gained" if flip["gained"] else "lost"
+        table.add_row(*(Text(str(cell)) for cell in (flip["question_id"], sign, flip["before"], flip["after"])))
+    if item["flips"]:
+        console.print(table)
+    if len(item["flips"]) > SHOWN:
+        console.print(f"... and {len(item['flips']) - SHOWN} more; --json lists all")

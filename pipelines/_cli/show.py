@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # a document, and how to print it for a reader
 Page = tuple[dict[str, Json], "Callable[[Console], None]"]
 FILES_SHOWN = 12
+LINE = 100
 
 
 @click.command()
@@ -152,23 +153,31 @@ def _benchmark(name: str) -> Page:
 
 
 def _zoo(name: str) -> Page:
-    from dataclasses import asdict, is_dataclass
-    from importlib import import_module
-    from importlib.util import find_spec
+    from dataclasses import asdict
 
-    from llavaflow.infra.errors import InputError, unknown
+    from llavaflow.infra.errors import unknown
+    from llavaflow.models.zoo import ZOO
 
-    if find_spec("llavaflow.models.zoo") is None:
-        raise InputError("this installation has no model zoo. `pipeline list` shows what there is.")
-    rows = import_module("llavaflow.models.zoo").ZOO
-    if name not in rows:
-        raise unknown("row of the model zoo", name, rows, "models/zoo.py")
-    row = rows[name]
-    document: dict[str, Json] = {
-        "zoo": name,
-        **(asdict(row) if is_dataclass(row) and not isinstance(row, type) else row),
-    }
-    return document, lambda console: _card(console, document, ())
+    if name not in ZOO:
+        raise unknown("row of the model zoo", name, ZOO, "models/zoo.py")
+    document: dict[str, Json] = {"zoo": name, **asdict(ZOO[name])}
+
+    def render(console: Console) -> None:
+        _card(console, {key: value for key, value in document.items() if key not in ("scores", "other")}, ())
+        for key, title in (("scores", "published scores"), ("other", "published under other conditions")):
+            rows = {column: _score(score) for column, score in document[key].items()}
+            notes = {
+                column: f"{score['rule']}; {score['harness']}; {score['source']}"
+                for column, score in document[key].items()
+            }
+            _table(console, title, rows, notes)
+
+    return document, render
+
+
+def _score(score: dict[str, Json]) -> str:
+    spread = score.get("spread")
+    return f"{score['value']:g}" if spread is None else f"{score['value']:g} ± {spread:g}"
 
 
 def _title(console: Console, *lines: str) -> None:
@@ -180,14 +189,22 @@ def _title(console: Console, *lines: str) -> None:
 
 
 def _card(console: Console, document: dict[str, Json], tables: tuple[str, ...]) -> None:
-    """A document whose values are texts, with some of them as tables."""
+    """A document of texts and tables: one-liners first, then what needs more room under its own heading."""
+    texts = {key: _text(value) for key, value in document.items() if key not in tables and not isinstance(value, dict)}
+    short = {key: text for key, text in texts.items() if text and "\n" not in text and len(text) < LINE}
+    _table(console, "", {key.replace("_", " "): text for key, text in short.items()})
     for key, value in document.items():
         if key in tables or isinstance(value, dict):
             _table(console, key.replace("_", " "), _flat(value))
-        elif value not in ("", None, []):
+        elif texts[key] and key not in short:
             console.print(f"[bold]{key.replace('_', ' ')}[/bold]")
-            text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
-            console.print(text.strip("\n") + "\n", markup=False, soft_wrap=True)
+            console.print(texts[key] + "\n", markup=False, soft_wrap=True)
+
+
+def _text(value: Json) -> str:
+    if value is None:
+        return ""
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value).strip("\n")
 
 
 def _table(console: Console, title: str, rows: dict[str, Json], notes: dict[str, str] | None = None) -> None:
@@ -196,7 +213,9 @@ def _table(console: Console, title: str, rows: dict[str, Json], notes: dict[str,
 
     if not rows:
         return
-    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False, title_style="bold")
+    if title:
+        console.print(f"[bold]{title}[/bold]")
+    table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in rows.items():
         table.add_row(Text(key), Text(str(value)), Text((notes or {}).get(key, ""), style="dim"))
     console.print(table)

@@ -35,6 +35,7 @@ class Blob(Stage):
         (ctx.out / "shards").mkdir(exist_ok=True)
         (ctx.out / "shards" / "0.tar").write_bytes(bytes(range(250)) * (self.size // 250))
         (ctx.out / "a.json").write_text("{}")
+        (ctx.out / "ü + #1 %20.txt").write_text("odd name")
         (ctx.out / "empty").write_text("")
         return ctx.finish({"samples": 1})
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from llavaflow.infra.artifact import Artifact
-from llavaflow.infra.context import folder_context
+from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.context import RunContext, folder_context
 from llavaflow.pipelines._cli.main import main
+from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._stage import Stage
-from llavaflow.tests.stages.test_trace import FINETUNE, STAGES, URL, Lines
+from llavaflow.tests.stages.test_trace import FINETUNE, STAGES, URL, Fit, Lines
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,66 @@ def test_diff_names_settings_inputs_and_facts(ask: Any, built: dict[str, Artifac
     }
     assert changed.ref in ask("diff", "toy/caption", changed.ref)[0]
     assert "no difference" in ask("diff", "toy/caption", built["caption"].ref)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam(Stage):
+    """Scores with the answer file that evaluate writes."""
+
+    kind: ClassVar[Kind] = "scores"
+    marks: tuple[int, ...]
+
+    def run(self, ctx: RunContext) -> Artifact:
+        rows = [
+            {"question_id": str(number), "prompt": "q", "text": f"said {mark}", "metadata": {"mark": float(mark)}}
+            for number, mark in enumerate(self.marks)
+        ]
+        (ctx.out / "answers").mkdir()
+        (ctx.out / "answers" / "pope.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return ctx.finish({"score": sum(self.marks)})
+
+
+def test_diff_of_two_evaluations_lists_the_flips_and_the_interval(ask: Any, tmp_path: Path) -> None:
+    exams = (Exam(marks=(0, 0, 1, 1) * 10), Exam(marks=(1, 0, 1, 1) * 10))
+    refs = [exam.run(folder_context(tmp_path, exam)).ref for exam in exams]
+    document, code, _ = ask("diff", *refs, "--json", "--store", str(tmp_path))
+    [found] = document["benchmarks"]
+    assert code == 0 and found["difference"] == 25.0 and not found["noise"]
+    assert 0 < found["low"] < 25 < found["high"]
+    assert [flip["question_id"] for flip in found["flips"]] == [str(number) for number in range(0, 40, 4)]
+    text, code, _ = ask("diff", *refs, "--store", str(tmp_path))
+    assert code == 0 and "10 answers flipped: 10 gained, 0 lost" in text and "more than noise" in text
+
+
+def test_diff_of_two_recipes_names_the_sources_of_numbers(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = {
+        name: Recipe(name=name, stages={"exam": Exam(marks=(mark,))}, sources={"exam.marks[0]": f"card of {name}"})
+        for name, mark in (("one", 1), ("two", 2))
+    }
+    monkeypatch.setattr("llavaflow.pipelines._catalogue.find_recipe", recipes.__getitem__)
+    rows = ask("diff", "one", "two", "--json")[0]["differences"]
+    row = {"path": "exam.marks[0]", "a": 1, "b": 2, "source_a": "card of one", "source_b": "card of two"}
+    assert rows == [row]
+    assert "card of one; card of two" in ask("diff", "one", "two")[0]
+    assert ask("diff", "one", "toy/mix")[1] == 2
+
+
+def test_show_prints_a_recipe_and_a_row_of_the_zoo(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    exam = Exam(marks=(1,))
+    recipe = Recipe(name="one", stages={"exam": exam, "again": Fit(data=exam)}, sources={"exam.marks[0]": "the card"})
+    monkeypatch.setattr("llavaflow.pipelines._catalogue.find_recipe", {"one": recipe}.__getitem__)
+    document = ask("show", "one", "--json")[0]
+    assert document["stages"][1]["inputs"] == ["exam"]
+    assert document["settings"] == {
+        "exam.type": "Exam",
+        "exam.marks[0]": 1,
+        "again.type": "Fit",
+        "again.base": None,
+        "again.data": "<exam>",
+    }
+    assert "the card" in ask("show", "one")[0]
+    text, code, _ = ask("show", "zoo:llava-v1.5-13b")
+    assert code == 0 and "85.9" in text and "mean F1" in text
 
 
 def test_a_deleted_input_keeps_its_place_in_the_lineage(tmp_path: Path, ask: Any) -> None:
