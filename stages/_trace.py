@@ -145,6 +145,14 @@ class Ledger:
         )
         return count, [line[0] for line in self._database.execute(sql, held).fetchall()]
 
+    def dangling(self, artifact: Artifact) -> list[str]:
+        """The parents that rows of an artifact name and no index of the store has."""
+        sql = (
+            "SELECT DISTINCT parent_artifact || ':' || parent AS name FROM edges e WHERE artifact = ? AND NOT EXISTS "
+            "(FROM rows r WHERE r.artifact = e.parent_artifact AND r.id = e.parent) ORDER BY name"
+        )
+        return [line[0] for line in self._database.execute(sql, [artifact.fingerprint]).fetchall()]
+
     def _holders(self, artifact: Artifact) -> list[str]:
         """The artifact if it is data, else the nearest data among its inputs."""
         wanted, waiting = set[str](), [artifact.fingerprint]

@@ -13,6 +13,7 @@ from llavaflow.pipelines._cli._options import emit, json_option, store_option
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from llavaflow.infra.reference import Found
     from llavaflow.infra.store import ArtifactStore
 
 # a document, and how to print it for a reader
@@ -23,7 +24,9 @@ LINE = 100
 
 @click.command()
 @click.argument("ref")
-@click.option("--verify", is_flag=True, help="Read every file of the artifact and compare its SHA-256.")
+@click.option(
+    "--verify", is_flag=True, help="Read every file of the artifact, and look for every parent of its records."
+)
 @store_option
 @json_option
 @click.pass_context
@@ -41,8 +44,11 @@ def command(ctx: click.Context, ref: str, verify: bool, store: ArtifactStore, as
     else:
         document, render = _artifact(ref, store, verify)
     emit(document, as_json, render)
-    if document.get("damaged"):
-        click.echo(f"error: {len(document['damaged'])} files are not what the record says", err=True)
+    faults = {"damaged": "files are not what the record says", "dangling": "parents of its records are in no index"}
+    for name, text in faults.items():
+        if document.get(name):
+            click.echo(f"error: {len(document[name])} {text}, such as {document[name][0]}", err=True)
+    if any(document.get(name) for name in faults):
         ctx.exit(1)
 
 
@@ -59,7 +65,7 @@ def _artifact(ref: str, store: ArtifactStore, verify: bool) -> Page:
     document: dict[str, Json] = {"ref": found.artifact.ref, "uri": found.artifact.uri, **found.record.as_json()}
     document["size"] = found.record.size
     if verify:
-        document["damaged"] = found.store.verify(found.artifact)
+        document |= _verified(found)
 
     def render(console: Console) -> None:
         _title(console, document["ref"], f"{document['recipe']}/{document['stage']}", document["uri"])
@@ -73,12 +79,18 @@ def _artifact(ref: str, store: ArtifactStore, verify: bool) -> Page:
         shown = sorted(document["files"], key=lambda entry: -int(entry["size"]))[:FILES_SHOWN]
         title = f"files ({len(document['files'])}, {_bytes(document['size'])})"
         _table(console, title, {entry["path"]: _bytes(entry["size"]) for entry in shown})
-        if verify:
-            console.print(
-                f"damaged: {', '.join(document['damaged'])}" if document["damaged"] else "every file is as recorded"
-            )
+        if verify and not document["damaged"] and not document["dangling"]:
+            console.print("every file is as recorded, and every parent of its records exists")
 
     return document, render
+
+
+def _verified(found: Found) -> dict[str, Json]:
+    """The files whose bytes are not as recorded, and the parents of its records that are nowhere."""
+    from llavaflow.stages._trace import Ledger
+
+    dangling = Ledger(found.store).dangling(found.artifact)
+    return {"damaged": found.store.verify(found.artifact), "dangling": dangling}
 
 
 def _made(document: dict[str, Json]) -> dict[str, Json]:

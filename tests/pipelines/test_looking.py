@@ -14,7 +14,7 @@ from llavaflow.infra.context import RunContext, folder_context
 from llavaflow.pipelines._cli.main import main
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._stage import Stage
-from llavaflow.tests.stages.test_trace import FINETUNE, STAGES, URL, Fit, Lines
+from llavaflow.tests.stages.test_trace import FINETUNE, STAGES, TABLE, URL, Fit, Lines
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,22 @@ def ask(built: dict[str, Artifact], capsys: pytest.CaptureFixture[str], monkeypa
 def test_show_prints_what_an_artifact_is_made_of(ask: Any, built: dict[str, Artifact]) -> None:
     document, code, _ = ask("show", "toy/download", "--json", "--verify")
     assert code == 0 and document["ref"] == built["download"].ref
-    assert document["facts"] == {"samples": 3} and document["damaged"] == []
+    assert document["facts"] == {"samples": 3}
+    assert document["damaged"] == [] and document["dangling"] == []
     assert document["inputs"]["source"]["fingerprint"] == built["table"].fingerprint
     text, code, _ = ask("show", "toy/download")
     assert code == 0 and "data.jsonl" in text and "settings" in text
+
+
+def test_verify_finds_damage_and_parents_that_are_nowhere(ask: Any, tmp_path: Path) -> None:
+    table = TABLE.run(folder_context(tmp_path, TABLE))
+    stray = Lines(source=TABLE, uses=(("d0", ("row/0", "row/9")),))
+    built = stray.run(folder_context(tmp_path, stray, {TABLE: table}))
+    _, code, err = ask("show", built.ref, "--verify", "--store", str(tmp_path))
+    assert code == 1 and f"1 parents of its records are in no index, such as {table.fingerprint}:row/9" in err
+    (Path(table.uri) / "picture.png").write_bytes(b"gnp")
+    document, code, _ = ask("show", table.ref, "--verify", "--json", "--store", str(tmp_path))
+    assert code == 1 and document["damaged"] == ["picture.png"]
 
 
 def test_a_reference_may_be_a_few_digits_or_a_place(ask: Any, built: dict[str, Artifact]) -> None:
