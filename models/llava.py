@@ -10,6 +10,7 @@ configuration and the processor, so that plain transformers needs nothing of thi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 IMAGE_TOKEN = "<image>"
 ROWS_MULTIPLE = 64
+ORIGINAL_LANGUAGES = {"Llama": "llama", "Mistral": "mistral", "Qwen": "qwen2"}
 TEMPLATE_KEY = "conversation_template"
 SelectFeature = Literal["patch", "cls_patch"]
 Precision = Literal["float32", "bf16"]
@@ -67,7 +69,7 @@ def build(
     language: str,
     design: Design,
     *,
-    precision: Precision = "float32",
+    precision: Precision | None = "float32",
     seed: int = 0,
     attention: str = "sdpa",
 ) -> Llava:
@@ -96,7 +98,7 @@ def build(
     kind = Projector(
         kind=design.projector, vision_width=tower.config.hidden_size, language_width=text.config.hidden_size
     )
-    model.model.multi_modal_projector = _fresh_projector(model, kind, precision, seed)
+    model.model.multi_modal_projector = _fresh_projector(model, kind, seed)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -104,7 +106,7 @@ def build(
     return Llava(model=model, processor=_processor(rule, tokenizer, config), image_rule=rule, projector=kind)
 
 
-def load(path: str, *, precision: Precision = "float32", attention: str = "sdpa") -> Llava:
+def load(path: str, *, precision: Precision | None = "float32", attention: str = "sdpa") -> Llava:
     """A LLaVA checkpoint in Hugging Face format, with the training rule that its processor states."""
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
@@ -136,10 +138,12 @@ def template_of(config: Any) -> str:
     return str(getattr(config, TEMPLATE_KEY, None) or "v1")
 
 
-def dtype(precision: Precision) -> torch.dtype:
-    """The torch type of the weights."""
+def dtype(precision: Precision | None) -> torch.dtype | Literal["auto"]:
+    """The torch type of the weights; None keeps what is stored."""
     import torch
 
+    if precision is None:
+        return "auto"
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
@@ -155,7 +159,7 @@ def _named(file: projectors.ProjectorFile) -> dict[str, Any]:
     return projectors.to_transformers(file)
 
 
-def _tower(name: str, precision: Precision) -> Any:
+def _tower(name: str, precision: Precision | None) -> Any:
     """The vision half of CLIP or SigLIP, or a tower saved alone."""
     from transformers import AutoConfig, CLIPVisionModel, SiglipVisionModel
 
@@ -171,7 +175,7 @@ def _has_class_token(tower: Any) -> bool:
     return bool(tower.config.model_type.startswith("clip"))
 
 
-def _language(name: str, precision: Precision, attention: str) -> tuple[Any, Any]:
+def _language(name: str, precision: Precision | None, attention: str) -> tuple[Any, Any]:
     """Tokenizer and language model, with a token and an embedding row for the image."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -180,9 +184,29 @@ def _language(name: str, precision: Precision, attention: str) -> tuple[Any, Any
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype(precision), attn_implementation=attention)
+    config = _text_config(name)
+    model = AutoModelForCausalLM.from_pretrained(
+        name, config=config, dtype=dtype(precision), attn_implementation=attention
+    )
     _grow_vocabulary(model, len(tokenizer))
     return tokenizer, model
+
+
+def _text_config(name: str) -> Any:
+    """None for a plain language model; for an original LLaVA folder the configuration of the language model in it,
+    which transformers would take for its own Llava class."""
+    from transformers import AutoConfig
+
+    path = Path(name) / "config.json"
+    settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if "mm_projector_type" not in settings and "mm_vision_tower" not in settings:
+        return None
+    architecture = str(settings.pop("architectures", ["LlavaLlamaForCausalLM"])[0])
+    settings.pop("model_type", None)
+    kind = next((kind for word, kind in ORIGINAL_LANGUAGES.items() if word in architecture), None)
+    if kind is None:
+        raise InputError(f"{path} has architecture {architecture}; known: {', '.join(ORIGINAL_LANGUAGES)}.")
+    return AutoConfig.for_model(kind, **settings)
 
 
 def _grow_vocabulary(model: Any, needed: int) -> None:
@@ -198,7 +222,7 @@ def _grow_vocabulary(model: Any, needed: int) -> None:
             table[rows:] = table[:rows].float().mean(dim=0).to(table.dtype)
 
 
-def _fresh_projector(model: Any, kind: Projector, precision: Precision, seed: int) -> Any:
+def _fresh_projector(model: Any, kind: Projector, seed: int) -> Any:
     """A projector initialised as upstream's (torch's default for linear layers), missing layers set to identity."""
     import torch
 
@@ -211,12 +235,14 @@ def _fresh_projector(model: Any, kind: Projector, precision: Precision, seed: in
             for place in range(kind.depth)
             for part, value in torch.nn.Linear(
                 kind.vision_width if place == 0 else kind.language_width, kind.language_width
-            ).state_dict().items()
+            )
+            .state_dict()
+            .items()
         }
-    fresh = type(model.model.multi_modal_projector)(model.config)
+    fresh = type(model.model.multi_modal_projector)(model.config).to(torch.float32)
     file = projectors.ProjectorFile(projector=kind, state=layers)
     fresh.load_state_dict(projectors.to_transformers(file))
-    return fresh.to(dtype(precision))
+    return fresh.to(model.lm_head.weight.dtype)
 
 
 def _image_rule(vision: str, config: Any, design: Design) -> ImageRule:

@@ -1,0 +1,105 @@
+"""Conversions between formats are exact, and a file that does not fit is refused with both sides named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llavaflow.infra.errors import InputError
+from llavaflow.models import checkpoint, llava, lora, projector
+from llavaflow.models.llava import Design
+from llavaflow.models.lora import Lora
+
+
+@pytest.fixture(scope="module")
+def toy(toy_foundation: Path) -> Any:
+    return llava.build(str(toy_foundation / "clip"), str(toy_foundation / "language"), Design(), seed=5)
+
+
+def same(first: Any, second: Any) -> bool:
+    one, two = first.model.state_dict(), second.model.state_dict()
+    return set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_hf_to_original_and_back_is_exact(toy: Any, toy_foundation: Path, tmp_path: Path) -> None:
+    llava.save(toy, tmp_path / "hf")
+    checkpoint.convert(tmp_path / "hf", tmp_path / "original", "original", None)
+    assert checkpoint.format_of(tmp_path / "original") == "original"
+    names = set(load_file(tmp_path / "original" / "model.safetensors"))
+    assert {"model.mm_projector.0.weight", "model.mm_projector.2.bias", "lm_head.weight"} <= names
+    checkpoint.convert(tmp_path / "original", tmp_path / "again", "hf", str(toy_foundation / "clip"))
+    assert same(llava.load(str(tmp_path / "again")), toy)
+
+
+def test_projector_of_every_spelling_is_read(tmp_path: Path) -> None:
+    weights = {"0.weight": torch.randn(48, 32), "0.bias": torch.zeros(48), "2.weight": torch.randn(48, 48)}
+    weights["2.bias"] = torch.ones(48)
+    for prefix in ("model.mm_projector.", "mm_projector.", "base_model.model.model.mm_projector."):
+        rows = {"model.embed_tokens.weight": torch.randn(2, 48)} if prefix.startswith("model") else {}
+        torch.save({prefix + key: value for key, value in weights.items()} | rows, tmp_path / "mm_projector.bin")
+        file = projector.read(tmp_path / "mm_projector.bin")
+        assert str(file.projector) == "mlp2x_gelu 32 -> 48"
+        assert (file.embeddings is not None) == bool(rows)
+        assert torch.equal(file.state["2.weight"], weights["2.weight"])
+
+
+def test_projector_for_another_model_is_refused_with_both_sides(toy: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mm_projector.bin"
+    torch.save({"model.mm_projector.weight": torch.zeros(64, 32), "model.mm_projector.bias": torch.zeros(64)}, path)
+    with pytest.raises(InputError, match="linear 32 -> 64.*mlp2x_gelu 32 -> 48.*takes 48, the file gives 64"):
+        llava.load_projector(toy, path)
+    torch.save({"model.mm_projector.0.weight": torch.zeros(0), "model.mm_projector.0.bias": torch.zeros(0)}, path)
+    with pytest.raises(InputError, match="without gathering"):
+        projector.read(path)
+
+
+def test_merging_an_adapter_equals_running_it(toy: Any, toy_foundation: Path, tmp_path: Path) -> None:
+    settings = Lora(r=4, alpha=8, dropout=0.0)
+    adapted = llava.build(str(toy_foundation / "clip"), str(toy_foundation / "language"), Design(), seed=5)
+    lora.inject(adapted, settings, seed=1)
+    assert not any("lora" in name for name in adapted.model.model.vision_tower.state_dict())
+    with torch.no_grad():
+        for name, value in adapted.model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.1)
+    lora.write(tmp_path / "adapter", adapted.model.state_dict(), settings, adapted)
+    llava.save(toy, tmp_path / "base")
+    merged = llava.load(str(tmp_path / "base"))
+    lora.merge_folder(merged, tmp_path / "adapter")
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        expected = adapted.model.eval()(input_ids=ids).logits
+        got = merged.model.eval()(input_ids=ids).logits
+        assert torch.allclose(got, expected, atol=1e-5)
+        assert not torch.allclose(toy.model.eval()(input_ids=ids).logits, expected, atol=1e-3)
+    (tmp_path / "adapter" / lora.OTHERS).unlink()
+    with pytest.raises(InputError, match="non_lora_trainables.bin"):
+        lora.merge_folder(merged, tmp_path / "adapter")
+
+
+def test_delta_is_added_to_the_base(tmp_path: Path) -> None:
+    base = {"model.embed_tokens.weight": torch.randn(4, 3).half(), "model.norm.weight": torch.randn(3).half()}
+    delta = {
+        "model.embed_tokens.weight": torch.randn(6, 3).half(),
+        "model.norm.weight": torch.randn(3).half(),
+        "model.mm_projector.weight": torch.randn(3, 2).half(),
+        "model.mm_projector.bias": torch.randn(3).half(),
+    }
+    for name, state in (("base", base), ("delta", delta)):
+        (tmp_path / name).mkdir()
+        save_file(state, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text(json.dumps({"hidden_size": 3}), "utf-8")
+    checkpoint.apply_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "out")
+    total = load_file(tmp_path / "out" / "model.safetensors")
+    table = delta["model.embed_tokens.weight"].clone()
+    table[:4] += base["model.embed_tokens.weight"]
+    assert torch.equal(total["model.embed_tokens.weight"], table)
+    assert torch.equal(total["model.mm_projector.weight"], delta["model.mm_projector.weight"])
+    save_file(delta | {"model.extra": torch.zeros(1)}, tmp_path / "delta" / "model.safetensors")
+    with pytest.raises(InputError, match="model.extra"):
+        checkpoint.apply_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "out2")
