@@ -112,17 +112,16 @@ def vqa_pairs(
     for note in rows(notes, "annotations"):
         if isinstance(note, dict) and "question_id" in note:
             answers[str(note["question_id"])] = answer(note)
-    asked = 0
+    asked: set[str] = set()
 
     def build(raw: Any) -> Asked | Sample:
-        nonlocal asked
         number = str(raw["question_id"])
         if number not in answers:
             return Sample(id=number, source=source, parents=(f"{source}:question/{number}",), dropped="no-annotation")
-        asked += 1
+        asked.add(number)
         text = capitalise(reading.text(answers[number]))
         return Asked(number, str(raw["image_id"]), reading.text(raw["question"]), text)
 
     yield from reading.each(source, file, rows(file, "questions"), build)
-    if len(answers) > asked:
-        reading.repairs["annotation-without-question"] += len(answers) - asked
+    if len(answers) > len(asked):
+        reading.repairs["annotation-without-question"] += len(answers) - len(asked)
