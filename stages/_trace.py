@@ -130,6 +130,15 @@ class Ledger:
             where, values = f"{where} AND artifact = ?", [value, artifact]
         return self._in_order(self._rows(f"SELECT {COLUMNS}, 0 FROM rows WHERE {where} ORDER BY id", values))
 
+    def named(self, name: str, artifact: str | None = None) -> list[Row]:
+        """The rows with this id or, when there is none, those whose id ends in it (`gqa/1234` for `1234`)."""
+        if rows := self.select("id", name, artifact):
+            return rows
+        where, values = "(ends_with(id, ?) OR ends_with(id, ?))", [f"/{name}", f":{name}"]
+        if artifact:
+            where, values = f"{where} AND artifact = ?", [*values, artifact]
+        return self._in_order(self._rows(f"SELECT {COLUMNS}, 0 FROM rows WHERE {where} ORDER BY id", values))
+
     def urls(self, artifact: Artifact) -> tuple[int, list[str]]:
         """How many surviving records an artifact was made of, and every URL that one of them came from.
 

@@ -72,9 +72,9 @@ def _matches(ledger: Ledger, url: str | None, sample: str | None, image: str | N
     if fingerprint in ledger.indexed:
         rows = ledger.select("id", name, fingerprint)
     elif artifact is not None:
-        rows = ledger.select("id", sample, _reference(ledger, artifact).fingerprint)
+        rows = ledger.named(sample, _reference(ledger, artifact).fingerprint)
     else:
-        rows = ledger.select("id", sample)
+        rows = ledger.named(sample)
     return _some(ledger, rows, f"the id {sample}")
 
 

@@ -176,6 +176,12 @@ def test_a_sample_can_be_asked_for_in_one_artifact(ledger: Ledger) -> None:
     assert ledger.select("id", "m0", "0" * 20) == []
 
 
+def test_the_last_part_of_an_id_will_do(ledger: Ledger) -> None:
+    assert ids(ledger.named("3")) == ["row/3"]
+    assert ids(ledger.named("d3")) == ["d3"]
+    assert ledger.named("3", ledger.named("d3")[0].artifact.fingerprint) == []
+
+
 def test_scores_name_the_urls_that_fed_them(ledger: Ledger) -> None:
     scores = ledger.fed(ledger.select("id", "m0"))[-1]
     records, urls = ledger.urls(scores)
