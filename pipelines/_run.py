@@ -216,6 +216,7 @@ def prepare(
     if outside := [name for name in refresh if name not in selected]:
         raise InputError(f"cannot refresh {outside[0]}: this run has only {', '.join(selected)}.")
     resolved = resolve(recipe.stages, store, recipe=recipe.name, refresh=refresh)
+    _require_outside([resolved[name] for name in selected if resolved[name].artifact is None])
     if only:
         _require_inputs(only, recipe, resolved)
     run = Run(recipe=recipe, store=store, machine=machine, resolved=resolved, selected=selected)
@@ -229,4 +230,13 @@ def _require_inputs(name: str, recipe: Recipe, resolved: Mapping[str, Resolved])
         raise InputError(
             f"--only {name} needs {', '.join(missing)}, which the store does not have ({resolved[missing[0]].why}). "
             f"Use --stage {name} to make what is missing too."
+        )
+
+
+def _require_outside(missing: list[Resolved]) -> None:
+    absent = [place for item in missing for place in item.absent]
+    if absent:
+        raise InputError(
+            f"nothing was started: {len(absent)} outside file{'s are' if len(absent) > 1 else ' is'} not there "
+            f"({'; '.join(absent)}). Put it there, or name another place with --set STAGE.FIELD=PATH."
         )

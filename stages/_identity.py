@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from llavaflow.infra.artifact import Artifact, Kind
@@ -19,6 +20,8 @@ from llavaflow.infra.store import NOT_THERE, ArtifactStore
 from llavaflow.stages._stage import Stage
 
 State = Literal["built", "missing", "stale"]
+# the digest of what is not there; no file has it
+ABSENT = "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Resolved:
     inputs    the names of its input stages, by the path of the field that holds them
     why       what keeps it from being built; empty when it is
     previous  newest artifact whose per-record results may be carried over (same family, other content)
+    absent    outside files or folders that are not there; the fingerprint is provisional until they are
     """
 
     name: str
@@ -40,6 +44,7 @@ class Resolved:
     why: str = ""
     artifact: Artifact | None = None
     previous: Artifact | None = None
+    absent: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -51,7 +56,8 @@ def resolve(
 ) -> dict[str, Resolved]:
     """Every named stage with its fingerprint and state. A stage in `refresh` is asked for in a new generation.
 
-    Raises InputError when a stage holds an input that the recipe does not name, or an outside file does not exist.
+    An outside file that does not exist leaves its stage missing and says so: a plan is made before the data is there.
+    Raises InputError when a stage holds an input that the recipe does not name.
     """
     names = {id(stage): name for name, stage in stages.items()}
     done: dict[str, Resolved] = {}
@@ -82,6 +88,7 @@ def _name_of(value: Stage, stages: Mapping[str, Stage], names: dict[int, str], w
 def _resolve_one(
     name: str, stage: Stage, inputs: Mapping[str, Resolved], store: ArtifactStore, recipe: str, refresh: bool
 ) -> Resolved:
+    absent = tuple(f"{name}.{path}: {place}" for path, place in stage.outside().items() if not _there(place))
     identity = identify(stage, {path: _as_input(item) for path, item in inputs.items()}, store, name)
     generation = store.generation(identity.base)
     if refresh and store.find(identity.fingerprint(generation), stage.kind):
@@ -95,6 +102,7 @@ def _resolve_one(
         generation=generation,
         fingerprint=fingerprint,
         inputs={path: item.name for path, item in inputs.items()},
+        absent=absent,
     )
     if artifact is not None:
         return replace(known, state="built", artifact=artifact)
@@ -108,12 +116,16 @@ def identify(stage: Stage, inputs: Mapping[str, InputRef], store: ArtifactStore,
     outside = {}
     for path, place in stage.outside().items():
         try:
-            outside[path] = digest_outside(place.expanduser(), store.memory)
+            outside[path] = digest_outside(place.expanduser(), store.memory) if _there(place) else ABSENT
         except InputError as error:
             raise InputError(f"{name}.{path}: {error}") from error
     return Identity(
         type=stage.type_name(), version=stage.version, settings=stage.settings(), inputs=inputs, outside=outside
     )
+
+
+def _there(place: Path) -> bool:
+    return place.expanduser().exists()
 
 
 def _as_input(item: Resolved) -> InputRef:
@@ -136,6 +148,7 @@ def _previous(store: ArtifactStore, known: Resolved, older: list[Record]) -> Art
 def _causes(known: Resolved, inputs: Mapping[str, Resolved], fault: str, older: list[Record]) -> list[str]:
     """Why a stage is not built, one phrase per cause."""
     causes = [fault] if fault != NOT_THERE else []
+    causes += [f"{place} is not there" for place in known.absent]
     if older:
         causes += explain(older[0].identity, known.identity)
         if older[0].identity.base == known.identity.base:

@@ -163,8 +163,10 @@ def test_an_outside_file_counts_by_content_and_not_by_name(tmp_path: Path) -> No
 
 
 def test_an_outside_file_that_is_not_there_is_named_with_its_field(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"fetch\.table: cannot read /nowhere/x"):
-        plan(tmp_path, {"fetch": Fetch(table=Path("/nowhere/x"))})
+    found = plan(tmp_path, {"fetch": Fetch(table=Path("/nowhere/x"))})["fetch"]
+    assert found.state == "missing"
+    assert found.absent == ("fetch.table: /nowhere/x",)
+    assert "fetch.table: /nowhere/x is not there" in found.why
 
 
 def test_an_input_that_the_recipe_does_not_name_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""Finetune a LLaVA checkpoint on your own LLaVA JSON: `--set data.file=my.json --set data.images=DIR`.
+
+The numbers are upstream's for this task (scripts/v1_5/finetune_task.sh): the projector is already inside the
+checkpoint, so nothing is pretrained. Every record is checked before anything is trained.
+"""
+
+from __future__ import annotations
+
+from llavaflow.pipelines._recipe import Recipe
+from llavaflow.stages._pretrained import Pretrained
+from llavaflow.stages.base import Base
+from llavaflow.stages.own_data import OwnData
+from llavaflow.stages.train import Train
+
+SCRIPT = "haotian-liu/LLaVA scripts/v1_5/finetune_task.sh"
+
+base = Base()
+data = OwnData(template="v1")
+finetune = Train(
+    data=data,
+    base=Pretrained(stage=base, folder="model"),
+    template="v1",
+    image_aspect="pad",
+    trainable=("mm_projector", "language_model"),
+    learning_rate=2e-5,
+    global_batch=128,
+    max_length=2048,
+    epochs=1,
+    zero=3,
+)
+
+RECIPE = Recipe(
+    name="finetune-task",
+    title="Finetune a LLaVA checkpoint on your own data, all of the language model",
+    stages={"base": base, "data": data, "finetune": finetune},
+    sources={f"finetune.{name}": SCRIPT for name in ("learning_rate", "global_batch", "max_length", "epochs", "zero")},
+)
