@@ -20,7 +20,7 @@ def write_gqa(files: WorldFiles, *, seed: int, images: int, side: int) -> None:
         picture = scene("train", f"{seed}/gqa/{number}", side=side)
         image_id = f"n{2000 + number}" if number % 10 == 3 else str(2000 + number)
         files.image("gqa", f"raw/gqa/images/{image_id}.jpg", jpeg(draw(picture)))
-        for position, question in enumerate(_gqa_questions(picture, rng)):
+        for position, question in enumerate(gqa_questions(picture, rng)):
             questions[f"{number:06d}{position:02d}"] = gqa_record(question, image_id)
     files.document("gqa", "raw/gqa/train_balanced_questions.json", questions, {"": ("question", None)})
 
@@ -47,7 +47,7 @@ def gqa_record(question: say.Question, image_id: str) -> dict[str, Any]:
     }
 
 
-def _gqa_questions(picture: Scene, rng: random.Random) -> list[say.Question]:
+def gqa_questions(picture: Scene, rng: random.Random) -> list[say.Question]:
     asked = [
         say.ask_colour(picture, rng),
         say.ask_colour(picture, rng),

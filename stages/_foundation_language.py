@@ -1,0 +1,136 @@
+"""The tiny language model: Llama-style, taught to answer from descriptions of scenes in the words of template v1.
+
+What it learns without pictures (the format of an answer, looking something up, counting, boxes) need not be learned
+again with them. Its tokenizer is trained on the raw text of the world and on the instructions of the mixture.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llavaflow.datasets._scenes_chat import chat
+from llavaflow.datasets._scenes_told import Exchange, told
+from llavaflow.models.labels import Encoded, Item, encode_many
+from llavaflow.models.templates import template
+from llavaflow.stages._foundation_words import language_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+_CONTEXT = 2048
+_MAX_LENGTH = 400
+_TEMPLATE = "vicuna_v1"
+_CHAT_SHARE = 0.1
+_HELD_OUT_BATCHES = 4
+# how often each fixed text of the mixture counts beside the world's own
+_INSTRUCTION_WEIGHT = 20
+
+
+class TinyLanguage:
+    """A LlamaForCausalLM in training."""
+
+    def __init__(
+        self, *, steps: int, batch: int, learning_rate: float, hidden: int, layers: int, vocabulary: int, side: int,
+        seed: int, world: Path,
+    ) -> None:  # fmt: skip
+        self.steps, self.batch, self.learning_rate = steps, batch, learning_rate
+        self.side, self.seed = side, seed
+        self.tokenizer = language_tokenizer(_corpus(world, side), vocabulary)
+        self.model = _llama(self.tokenizer, hidden, layers)
+
+    def loss(self, step: int) -> torch.Tensor:
+        return self._loss(f"{self.seed}/{step}")
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def measure(self) -> dict[str, Any]:
+        """The loss per answer token on fresh descriptions."""
+        import torch
+
+        with torch.no_grad():
+            losses = [float(self._loss(f"{self.seed}/measure/{number}")) for number in range(_HELD_OUT_BATCHES)]
+        return {"language_loss": round(sum(losses) / len(losses), 4)}
+
+    def _loss(self, name: str) -> torch.Tensor:
+        import torch
+
+        rows = self._rows(name)
+        length = max(len(row) for row in rows)
+        ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        labels = torch.full((len(rows), length), -100)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.from_numpy(row.input_ids)
+            labels[number, : len(row)] = torch.from_numpy(row.labels)
+        loss: torch.Tensor = self.model(input_ids=ids, labels=labels).loss
+        return loss
+
+    def _rows(self, name: str) -> list[Encoded]:
+        rng = random.Random(f"language/{name}")
+        items = []
+        for number in range(self.batch):
+            exchanges = _chat(rng) if rng.random() < _CHAT_SHARE else told(f"{name}/{number}", self.side)
+            items.append(Item([turn for asked, said in exchanges for turn in (("human", asked), ("gpt", said))]))
+        encoded = encode_many(
+            items,
+            template=template(_TEMPLATE),
+            tokenizer=self.tokenizer,
+            image_token_id=self.tokenizer.convert_tokens_to_ids("<image>"),
+            max_length=_MAX_LENGTH,
+        )
+        return [row for row in encoded if isinstance(row, Encoded)]
+
+
+def _chat(rng: random.Random) -> list[Exchange]:
+    texts = [turn["value"] for turn in chat("", rng)["conversations"]]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _corpus(world: Path, side: int) -> Iterator[str]:
+    """The raw texts of the world, practice texts, and the fixed texts that every sample of the mixture repeats."""
+    for number in range(600):
+        for asked, said in told(f"words/{number}", side):
+            yield template(_TEMPLATE).text([("human", asked), ("gpt", said)])
+    for path in sorted((world / "raw").rglob("*.json")):
+        if path.stat().st_size < 4_000_000:
+            yield from _strings(json.loads(path.read_bytes()))
+    for text in sorted(entry.read_text() for entry in files("llavaflow.stages").joinpath("prompts").iterdir()):
+        yield from _INSTRUCTION_WEIGHT * list(_strings(json.loads(text)))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text with a space in it: sentences, not names of files."""
+    if isinstance(value, str):
+        if " " in value:
+            yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _llama(tokenizer: Any, hidden: int, layers: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=hidden * 8 // 3 // 32 * 32,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 32,
+        max_position_embeddings=_CONTEXT,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    return LlamaForCausalLM(config)
