@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,17 +65,22 @@ def command(
         raise InputError(f"--gold is missing. {bench} reads: {benchmark.layout}.")
     result = None
     if gold is not None:
-        result = benchmark.score(given, gold, options, _judge(judge_model))
+        with _judge(judge_model, answers) as judge:
+            result = benchmark.score(given, gold, options, judge)
         document |= result.as_json()
     emit(document, as_json, lambda console: _render(console, document, result))
 
 
-def _judge(model: str | None) -> Judge | None:
+@contextmanager
+def _judge(model: str | None, answers: Path) -> Iterator[Judge | None]:
+    """The judge that was asked for; its ledger lies beside the answers, so no review is paid twice."""
     if model is None:
-        return None
-    from llavaflow.stages.judge import judge_from_environment
+        yield None
+        return
+    from llavaflow.stages.judge import endpoint
 
-    return judge_from_environment(model)
+    with endpoint(model, answers.with_name(f"{answers.name}.judge.jsonl")) as judge:
+        yield judge
 
 
 def _write_upload(
