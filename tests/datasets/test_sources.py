@@ -414,14 +414,17 @@ def test_ai2d_shows_lettered_diagrams_and_leaves_test_ones_out(tmp_path: Path) -
     assert dropped == {"held-out-image": 1, "bad-choices": 1}
 
 
+LECTURE = "Lines\\nof lecture."
+
+
 @pytest.mark.parametrize(
     ("form", "asked", "told"),
     [
-        ("QCM-LEA", "Which?\nContext: N/A\nOptions: (A) x (B) y\n<image>", "Lines\\nof lecture. Solved. The answer is B."),
+        ("QCM-LEA", "Which?\nContext: N/A\nOptions: (A) x (B) y\n<image>", f"{LECTURE} Solved. The answer is B."),
         ("CQM-A", "Context: N/A\nQuestion: Which?\nOptions: (A) x (B) y\n<image>", "The answer is B."),
         ("QCML-AL", None, "The answer is B. BECAUSE: Solved."),
-        ("QCM-AE", None, "The answer is B. BECAUSE: Lines\\nof lecture."),
-        ("QCLEM-LEPA", None, "LECTURE: Lines\\nof lecture.\nSOLUTION: Solved.\n###\nANSWER: B."),
+        ("QCM-AE", None, f"The answer is B. BECAUSE: {LECTURE}"),
+        ("QCLEM-LEPA", None, f"LECTURE: {LECTURE}\nSOLUTION: Solved.\n###\nANSWER: B."),
     ],
 )
 def test_scienceqa_formats(tmp_path: Path, form: str, asked: str | None, told: str) -> None:
