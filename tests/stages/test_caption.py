@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,7 +18,8 @@ from llavaflow.infra import ray
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages.caption import Caption, brief_instructions
 
-WORDS = "a red green blue circle square star at the top left right".split()
+DARK, LIGHT = "a red circle", "the blue star"
+WORDS = "a the red blue circle star".split()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,35 +30,40 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BLIP of random weights, saved as transformers saves one."""
+    """A BLIP that has learned one thing: dark pictures are a red circle, light ones a blue star."""
     import torch
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
     folder = tmp_path_factory.mktemp("blip")
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *WORDS]))
-    tokenizer = BertTokenizer(str(folder / "vocab.txt"))
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"), bos_token="[DEC]")
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     tokens = {"pad_token_id": 0, "bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3}
-    text = {**sizes, **tokens, "vocab_size": 6 + len(WORDS), "encoder_hidden_size": 32, "max_position_embeddings": 32}
+    text = {**sizes, **tokens, "vocab_size": len(tokenizer), "encoder_hidden_size": 32, "max_position_embeddings": 32}
     torch.manual_seed(0)
     config = BlipConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 16})
     model = BlipForConditionalGeneration(config)
-    # random features are all alike: make the picture matter
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    light = torch.tensor([-1.0, 1.0])[:, None, None, None].expand(2, 3, 32, 32)
+    ids = tokenizer([DARK, LIGHT], return_tensors="pt").input_ids
+    ids[:, 0] = 5
+    for _ in range(80):
+        loss = model(pixel_values=light, input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     model.save_pretrained(folder)
     BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     return folder
 
 
 def pairs(count: int) -> list[tuple[str, str, bytes, int, int]]:
+    """Pictures that are light where the number is a multiple of three."""
     made = []
-    for seed in range(count):
+    for number in range(count):
         buffer = io.BytesIO()
-        pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(buffer, "JPEG")
-        made.append((f"id{seed:02d}", "noise", buffer.getvalue(), 40, 40))
+        Image.new("RGB", (40, 40), (250,) * 3 if number % 3 == 0 else (5,) * 3).save(buffer, "JPEG")
+        made.append((f"id{number:02d}", "noise", buffer.getvalue(), 40, 40))
     return made
 
 
@@ -106,8 +111,7 @@ def check(root: Path, up: str) -> None:
         human, gpt = row["conversations"]
         assert sorted(human["value"].split("\n"))[0] == "<image>" and human["from"] == "human"
         assert human["value"].replace("<image>", "").strip() in brief_instructions()
-        assert gpt["from"] == "gpt" and set(gpt["value"].split()) <= {*WORDS, "[DEC]"}
-    assert len({row["conversations"][1]["value"] for row in rows}) > 1, "captions depend on the picture"
+        assert gpt == {"from": "gpt", "value": LIGHT if int(row["id"][2:]) % 3 == 0 else DARK}
     assert len(Counter(row["conversations"][0]["value"] for row in rows)) > 3
     index = read_index(root).to_pylist()
     assert len(index) == 20
