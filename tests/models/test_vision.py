@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,5 +148,6 @@ def test_inside_llava_it_travels_with_its_code(convnext: Any, tmp_path: Path) ->
         "logits = model(input_ids=seen['ids'], pixel_values=seen['pixels']).logits\n"
         "assert 'llavaflow' not in sys.modules and torch.equal(logits, seen['logits'])"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    home = {**os.environ, "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=home, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,144 @@
+"""Families are told by configuration; tiny models of each pack without seeing each other and fit inside Llava."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llavaflow.infra.errors import InputError
+from llavaflow.models.labels import Encoded
+from llavaflow.models.language import FAMILIES, check_template, families_of, knows_image, lora_targets
+from llavaflow.models.packing import collate_packed
+from llavaflow.models.templates import template
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def text_config(kind: str, vocab: int = 70) -> Any:
+    import transformers
+
+    if kind == "mpt":
+        from llavaflow.models.mpt import MptTextConfig
+
+        return MptTextConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=vocab, max_seq_len=64)
+    name = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen": "Qwen2Config"}[kind]
+    return getattr(transformers, name)(**SHAPE, num_key_value_heads=2, vocab_size=vocab, pad_token_id=0)
+
+
+def llava(kind: str) -> Any:
+    import transformers
+
+    from llavaflow.models.mpt import MptLlavaConfig, MptLlavaForConditionalGeneration
+
+    vision = transformers.CLIPVisionConfig(**SHAPE, image_size=28, patch_size=14)
+    made: dict[bool, tuple[Any, Any]] = {
+        True: (MptLlavaConfig, MptLlavaForConditionalGeneration),
+        False: (transformers.LlavaConfig, transformers.LlavaForConditionalGeneration),
+    }
+    config_class, model_class = made[kind == "mpt"]
+    torch.manual_seed(0)
+    text = text_config(kind)
+    config = config_class(vision_config=vision, text_config=text, image_token_index=69, image_seq_length=4)
+    config.tie_word_embeddings = text.tie_word_embeddings
+    return model_class(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "vocab", "names"),
+    [
+        ("llama", 32000, {"llama", "vicuna", "llama-2"}),
+        ("llama", 32064, {"llama", "vicuna", "llama-2"}),
+        ("llama", 64000, {"yi"}),
+        ("llama", 128320, {"llama-3"}),
+        ("mistral", 32000, {"mistral"}),
+        ("qwen", 152064, {"qwen"}),
+        ("mpt", 50432, {"mpt"}),
+    ],
+)
+def test_families_are_told_by_configuration(kind: str, vocab: int, names: set[str]) -> None:
+    assert {family.name for family in families_of(text_config(kind, vocab))} == names
+
+
+class _Tokenizer:
+    """Knows some marks as one token; anything else is letters."""
+
+    def __init__(self, *marks: str) -> None:
+        self.marks = marks
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [1] if text in self.marks else [ord(char) for char in text]}
+
+
+def test_a_template_of_another_family_is_refused_before_any_loss_is_zero() -> None:
+    llama, yi = text_config("llama", 32000), text_config("llama", 64000)
+    check_template(template("v1"), llama, _Tokenizer("</s>"))
+    check_template(template("plain"), yi, _Tokenizer())
+    check_template(template("llava_v0"), llama, _Tokenizer())
+    with pytest.raises(InputError, match=r"v1 is made for vicuna.*is yi\. Templates for it: chatml_direct, plain"):
+        check_template(template("v1"), yi, _Tokenizer("</s>"))
+    with pytest.raises(InputError, match=r"'<\|im_end\|>'.*cuts into 10 tokens"):
+        check_template(template("chatml_direct"), yi, _Tokenizer())
+    with pytest.raises(InputError, match="'clip_vision_model' model is no language model"):
+        families_of(type("Config", (), {"model_type": "clip_vision_model"}))
+
+
+def test_every_family_has_a_template_beside_plain() -> None:
+    assert all(set(family.templates) - {"plain", "v0_plain"} for family in FAMILIES.values())
+
+
+def test_image_token() -> None:
+    assert knows_image(_Tokenizer("<image>")) and not knows_image(_Tokenizer())
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen", "mpt"])
+def test_lora_touches_the_language_model_alone(kind: str) -> None:
+    model = llava(kind)
+    family = families_of(model.config)[0]
+    targets = lora_targets(model)
+    assert {name.rsplit(".", 1)[-1] for name in targets} == set(family.linears)
+    assert all(".language_model." in name for name in targets) and len(targets) == 2 * len(family.linears)
+    assert any(type(module).__name__ == family.block for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen", "mpt"])
+def test_packed_equals_unpacked_in_every_family(kind: str) -> None:
+    model = llava(kind)
+    rng = np.random.default_rng(0)
+    samples = [
+        Encoded(input_ids=rng.integers(1, 60, length).astype(np.int32), labels=np.full(length, -100, np.int32))
+        for length in (5, 1, 9)
+    ]
+    packed = collate_packed(samples)
+    with torch.no_grad():
+        alone = [model(torch.from_numpy(one.input_ids.astype(np.int64))[None]).logits[0] for one in samples]
+        ids, positions = torch.from_numpy(packed.input_ids), torch.from_numpy(packed.position_ids)
+        together = model(ids, position_ids=positions, use_cache=False).logits[0]
+        seeing = model(ids, position_ids=positions, use_cache=False, attention_mask=torch.ones_like(ids)).logits[0]
+    assert float((torch.cat(alone) - together).abs().max()) < 1e-5
+    assert float((torch.cat(alone) - seeing).abs().max()) > 1e-3
+
+
+def test_mpt_inside_llava_travels_with_its_code(tmp_path: Path) -> None:
+    model = llava("mpt")
+    ids, pixels = torch.tensor([[1, 69, 69, 69, 69, 5, 6]]), torch.randn(1, 3, 28, 28)
+    with torch.no_grad():
+        words = model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=6, do_sample=False)
+    model.save_pretrained(tmp_path / "model")
+    torch.save({"ids": ids, "pixels": pixels, "words": words}, tmp_path / "expected.pt")
+    code = (
+        "import sys, torch; from transformers import AutoModelForImageTextToText as Auto\n"
+        "model = Auto.from_pretrained('model', trust_remote_code=True).eval(); seen = torch.load('expected.pt')\n"
+        "settings = {'max_new_tokens': 6, 'do_sample': False}\n"
+        "words = model.generate(input_ids=seen['ids'], pixel_values=seen['pixels'], **settings)\n"
+        "assert 'llavaflow' not in sys.modules and torch.equal(words, seen['words'])\n"
+    )
+    home = {**os.environ, "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
