@@ -137,7 +137,7 @@ def reviews_of(pairs: Sequence[Pair], rule: str, judge: Ask) -> list[Review]:
 class Judge(Stage):
     """Which answers are reviewed by which judge.
 
-    answers: a stage with answers/<bench>.jsonl. questions: a stage with eval/<bench>/, contexts and references included.
+    answers: a stage with answers/<bench>.jsonl. questions: a stage with eval/<bench>/ and contexts.
     """
 
     kind: ClassVar[Kind] = "scores"
