@@ -107,11 +107,14 @@ class Lease:
         self._watched: dict[str, float] = {}
 
     def __enter__(self) -> Lease:
-        deadline = time.monotonic() + self._wait_s
+        began = looked = 0.0
         told = False
         while (holder := self._try()) is not None:
+            # counted from the first answer, so that a slow store does not use up the time for the watch
+            began = began or time.monotonic()
+            looked = looked or began
             text = self._describe(holder)
-            if time.monotonic() >= deadline + self._grace_s(holder):
+            if looked >= began + self._wait_s + self._grace_s(holder):
                 raise StoreBusy(
                     f"{text}. Wait until that run ends and start again: what it has built will be found. "
                     f"If it was killed on another machine, it loses its hold {self._dead_after_s:.0f} s after that."
@@ -120,6 +123,7 @@ class Lease:
                 self._on_wait(text)
                 told = True
             time.sleep(min(1.0, self._heartbeat_s / 2))
+            looked = time.monotonic()
         threading.Thread(target=self._beat, name=f"lease-{self._fingerprint}", daemon=True).start()
         return self
 
