@@ -6,11 +6,13 @@ On a terminal the bars are live; in a pipe or a log file a bar is a line now and
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -21,11 +23,22 @@ from llavaflow.infra.context import Bar, Progress
 
 LOGGER = "llavaflow"
 LINE_EVERY_S = 10.0
+# what the libraries would print between our lines, in this process and in those it starts
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @contextmanager
 def terminal(*, verbose: bool = False) -> Iterator[tuple[logging.Logger, Progress]]:
     """The project's logger writing to stderr and a progress on it, for a `with` block."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not Path("/proc/driver/nvidia").exists():
+        # or DeepSpeed, which transformers imports, warns that it found no GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     console = Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
     live = console.is_terminal
     handler: logging.Handler = RichHandler(
