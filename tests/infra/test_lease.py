@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from llavaflow.infra.backend import Backend
 from llavaflow.infra.context import folder_context
 from llavaflow.infra.errors import StoreBusy
 from llavaflow.infra.lease import Lease, is_gone, this_process
@@ -69,36 +70,38 @@ def test_waiting_ends_when_the_owner_is_done(store_url: str) -> None:
         assert len(told) == 1 and "is making f1" in told[0]
 
 
-def foreign(url: str, *, heartbeat: float) -> None:
+def foreign(backend: Backend, *, heartbeat: float) -> None:
     """A lease held by a process on another machine."""
     owner = replace(this_process(), host="elsewhere:1234:1", pid=1, heartbeat=heartbeat)
-    open_store(url).backend.write("leases/f1.json", json.dumps(asdict(owner)).encode())
+    backend.write("leases/f1.json", json.dumps(asdict(owner)).encode())
 
 
 def test_a_live_owner_elsewhere_is_respected(store_url: str) -> None:
-    foreign(store_url, heartbeat=time.time() - 5)
-    with pytest.raises(StoreBusy, match="process 1 on elsewhere"), open_store(store_url).lease("f1"):
+    store = open_store(store_url)
+    foreign(store.backend, heartbeat=time.time() - 5)
+    with pytest.raises(StoreBusy, match="process 1 on elsewhere"), store.lease("f1"):
         pass
 
 
 def test_a_silent_owner_elsewhere_is_replaced_after_a_watch(store_url: str) -> None:
-    foreign(store_url, heartbeat=time.time() - 100)
-    with Lease(open_store(store_url).backend, "f1", heartbeat_s=0.2, watch_s=0.5):
+    backend = open_store(store_url).backend
+    foreign(backend, heartbeat=time.time() - 100)
+    with Lease(backend, "f1", heartbeat_s=0.2, watch_s=0.5):
         pass
 
 
 def test_an_owner_elsewhere_whose_clock_is_late_is_not_robbed(store_url: str) -> None:
-    ended = threading.Event()
+    backend, ended = open_store(store_url).backend, threading.Event()
 
     def beat() -> None:
         while not ended.wait(0.1):
-            foreign(store_url, heartbeat=time.time() - 100)
+            foreign(backend, heartbeat=time.time() - 100)
 
-    foreign(store_url, heartbeat=time.time() - 100)
+    foreign(backend, heartbeat=time.time() - 100)
     beating = threading.Thread(target=beat)
     beating.start()
     try:
-        with pytest.raises(StoreBusy), Lease(open_store(store_url).backend, "f1", heartbeat_s=0.2, watch_s=0.6):
+        with pytest.raises(StoreBusy), Lease(backend, "f1", heartbeat_s=0.2, watch_s=2.0):
             pass
     finally:
         ended.set()
@@ -115,8 +118,9 @@ def test_a_heartbeat_is_renewed(store_url: str) -> None:
 
 
 def test_an_owner_that_lost_its_lease_may_not_publish(store_url: str) -> None:
-    with open_store(store_url).lease("f1") as lease:
-        foreign(store_url, heartbeat=time.time())
+    store = open_store(store_url)
+    with store.lease("f1") as lease:
+        foreign(store.backend, heartbeat=time.time())
         with pytest.raises(StoreBusy, match="lost the hold on f1"):
             lease.confirm()
 
