@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models.templates import IMAGE
+from llavaflow.models.words import Spelled, for_backend
 
 Ints = npt.NDArray[np.int32]
 
@@ -38,35 +39,38 @@ class SpanTokenizer:
         self.backend, self.image_id = backend, image_token_id
         self.whole = backend.token_to_id(IMAGE) == image_token_id
         self.bos = _leading_ids(tokenizer)
+        self.memory = for_backend(backend)
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of many texts in one call of the tokenizer."""
-        self.backend.no_truncation()
-        self.backend.no_padding()
+        """Tokens of many texts: each word of them is tokenised once, or each text in one call where that is exact."""
         if self.whole:
-            found = self.backend.encode_batch(list(texts), add_special_tokens=False)
-            return [self._whole(encoding) for encoding in found]
+            return [self._whole(spelled) for spelled in self._spell(texts)]
         chunks = [text.split(IMAGE) for text in texts]
-        flat = iter(self.backend.encode_batch([part for parts in chunks for part in parts], add_special_tokens=False))
+        flat = iter(self._spell([part for parts in chunks for part in parts]))
         return [self._chunks([(part, next(flat)) for part in parts]) for parts in chunks]
 
-    def _whole(self, encoding: Any) -> Tokens:
-        ids, start, end = _arrays(encoding)
-        return self._with_bos(ids, start, end, np.flatnonzero(ids == self.image_id))
+    def _spell(self, texts: Sequence[str]) -> list[Spelled]:
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        if self.memory is not None:
+            return self.memory.encode_batch(texts)
+        return [_stretched(encoding) for encoding in self.backend.encode_batch(texts, add_special_tokens=False)]
 
-    def _chunks(self, parts: list[tuple[str, Any]]) -> Tokens:
+    def _whole(self, spelled: Spelled) -> Tokens:
+        return self._with_bos(*spelled, np.flatnonzero(spelled.ids == self.image_id))
+
+    def _chunks(self, parts: list[tuple[str, Spelled]]) -> Tokens:
         """Put the pieces between images together again, one image id at every seam."""
         columns: list[tuple[Ints, Ints, Ints]] = []
         images, offset, count = [], 0, 0
-        for place, (text, encoding) in enumerate(parts):
+        for place, (text, spelled) in enumerate(parts):
             if place:
                 images.append(count)
                 at = np.array([offset], np.int32)
                 columns.append((np.array([self.image_id], np.int32), at, at + np.int32(len(IMAGE))))
                 offset, count = offset + len(IMAGE), count + 1
-            ids, start, end = _arrays(encoding)
-            columns.append((ids, start + np.int32(offset), end + np.int32(offset)))
-            offset, count = offset + len(text), count + len(ids)
+            columns.append((spelled.ids, spelled.start + np.int32(offset), spelled.end + np.int32(offset)))
+            offset, count = offset + len(text), count + len(spelled.ids)
         ids, start, end = (np.concatenate(column) for column in zip(*columns, strict=True))
         return self._with_bos(ids, start, end, np.array(images, np.int64))
 
@@ -85,13 +89,13 @@ class SpanTokenizer:
         return np.array([piece[0] for piece in pieces if len(piece) == 1], np.int32)
 
 
-def _arrays(encoding: Any) -> tuple[Ints, Ints, Ints]:
-    """Ids and spans. Spans are stretched to the left until they tile the text: some tokenizers leave spaces out."""
+def _stretched(encoding: Any) -> Spelled:
+    """Ids and spans, stretched to the left until they tile the text: some tokenizers leave spaces out."""
     ids = np.array(encoding.ids, np.int32)
     spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
     end = np.maximum.accumulate(spans[:, 1]) if len(spans) else spans[:, 1]
     before = np.concatenate((np.zeros(1, np.int32), end[:-1]))[: len(end)]
-    return ids, np.minimum(spans[:, 0], before), end
+    return Spelled(ids, np.minimum(spans[:, 0], before), end)
 
 
 def _leading_ids(tokenizer: Any) -> Ints:
