@@ -20,6 +20,7 @@ IDS = ("question_id", "questionId", "id", "index", "pid", "sent_id", "qid", "ima
 # `answer` last: in files of official tools it is the gold, and the reply has a name of its own
 TEXTS = ("text", "response", "prediction", "predicted_answer", "outputs", "output", "pred", "pred_answer", "answer")
 PROMPTS = ("prompt", "question", "query", "expression", "sent", "sents")
+NO_ID = "-1"
 IMAGES = ("image", "img_path", "imgname", "image_id", "img_id")
 
 
@@ -164,8 +165,8 @@ def _joined(path: Path) -> Iterator[Answer]:
 
 
 def _without_useless_ids(answers: list[Answer]) -> list[Answer]:
-    """Drop an id that says nothing: one and the same value (ChartQA's -1) in every row."""
-    if len(answers) > 1 and len({answer.id for answer in answers}) == 1:
+    """Drop an id that says nothing (ChartQA's published lines have -1 throughout)."""
+    if {answer.id for answer in answers} == {NO_ID}:
         return [
             Answer(id="", text=a.text, line=a.line, prompt=a.prompt, image=a.image, group=a.group, row=a.row)
             for a in answers

@@ -47,9 +47,11 @@ def load(path: Path) -> Any:
     if kind in TABLES:
         return _table(data, TABLES[kind], path)
     try:
-        return orjson.loads(data)
+        document = orjson.loads(data)
     except orjson.JSONDecodeError:
         return list(_lines(data, path))
+    # a file of JSON lines with one line is an object to a JSON reader
+    return [document] if kind == ".jsonl" and isinstance(document, Mapping) else document
 
 
 def rows(path: Path) -> list[Row]:

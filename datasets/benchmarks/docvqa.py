@@ -110,6 +110,7 @@ BENCHMARK = Benchmark(
         "DocVQA ANLS; metrics.lmms_eval_original_length: lmms-eval api/metrics.py; metrics.m4c_spaces_kept: LLaVA "
         "m4c_evaluator.py"
     ),
+    column="DocVQA",
     read=_read,
     mark=_mark,
     names=usual_names,

@@ -22,7 +22,7 @@ BENCHMARK = variant(
     title="LLaVA-Bench (COCO): LLaVA v1's conversation, detail and complex review",
     layout="a folder with qa90_questions.jsonl, qa90_gpt4_answer.jsonl and caps_boxes_coco2014_val_80.jsonl",
     source="LLaVA eval_gpt_review_visual.py and summarize_gpt_review.py",
-    column=None,
+    column="Bench-All",
     read=reader(
         _captions_and_boxes,
         ("qa90_questions.jsonl", "*questions*.jsonl"),

@@ -73,6 +73,7 @@ BENCHMARK = Benchmark(
         "other gold against the lower-cased reply without its final full stop."
     ),
     source="lmms-eval realworldqa/utils.py and _task_utils/mcq_extract.py",
+    column="RealWorldQA",
     read=_read,
     mark=_mark,
     names=usual_names,

@@ -1,0 +1,151 @@
+"""What every benchmark refuses or reports: holes, doubles, strangers, files in no known form."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llavaflow.datasets.benchmarks._answers import read_answers
+from llavaflow.datasets.benchmarks._benchmark import benchmark_names, load_benchmark
+from llavaflow.infra.errors import InputError
+from llavaflow.tests.datasets.benchmarks.conftest import SHORT, llava, score
+
+
+def gqa(write: Any) -> Path:
+    kinds = ("verify", "query", "query")
+    return Path(
+        write(
+            "testdev_balanced_questions.json",
+            {
+                str(n): {"question": f"Q{n}?", "imageId": f"n{n}", "answer": "red", "types": {"structural": kind}}
+                for n, kind in enumerate(kinds)
+            },
+        )
+    )
+
+
+def rows(texts: list[str]) -> list[dict[str, Any]]:
+    return llava([{"question_id": str(n), "prompt": f"Q{n}?{SHORT}", "text": text} for n, text in enumerate(texts)])
+
+
+def test_hole_is_refused_and_counts_as_wrong_when_allowed(write: Any) -> None:
+    answers = write("a.jsonl", rows(["red", "red"]))
+    with pytest.raises(InputError, match="1 of 3 questions have no answer.*--allow-missing"):
+        score("gqa", answers, gqa(write))
+    result = score("gqa", answers, gqa(write), allow_missing=True)
+    assert (result.n, result.missing, result.unparsed) == (3, 1, 0)
+    assert result.score == pytest.approx(200 / 3)
+    assert result.metrics["answered_only"] == 100.0
+
+
+def test_double_is_refused_with_its_line(write: Any) -> None:
+    doubled = rows(["red", "red", "red"])
+    doubled.append(doubled[0])
+    with pytest.raises(InputError, match=r"repeat a question.*'0' \(record 4\)"):
+        score("gqa", write("a.jsonl", doubled), gqa(write))
+
+
+def test_stranger_is_refused(write: Any) -> None:
+    strange = rows(["red"] * 3)
+    strange[1] |= {"question_id": "77", "prompt": "Other?"}
+    with pytest.raises(InputError, match="unknown id: '77'"):
+        score("gqa", write("a.jsonl", strange), gqa(write))
+
+
+def test_answers_to_another_benchmark_are_refused(write: Any) -> None:
+    with pytest.raises(InputError):
+        score("gqa", write("a.json", {"x": "red", "y": "blue"}), gqa(write), allow_missing=True)
+
+
+@pytest.mark.parametrize("form", ["llava", "plain", "records", "upload", "lmms", "lmms-old", "gz"])
+def test_answer_files_of_every_tool_score_the_same(write: Any, form: str) -> None:
+    texts = ["Red.", "blue", "red"]
+    documents: dict[str, Any] = {
+        "llava": rows(texts),
+        "plain": {str(n): text for n, text in enumerate(texts)},
+        "records": {str(n): {"response": text, "answer": "gold"} for n, text in enumerate(texts)},
+        "upload": [{"questionId": str(n), "prediction": text} for n, text in enumerate(texts)],
+        "lmms": [
+            {"doc_id": n, "target": "red", "doc": {"id": str(n), "question": f"Q{n}?"}, "filtered_resps": [text]}
+            for n, text in enumerate(texts)
+        ],
+        "lmms-old": {"args": {}, "logs": [{"doc_id": n, "resps": [[text]]} for n, text in enumerate(texts)]},
+    }
+    if form == "gz":
+        path = Path(write("a.jsonl.gz", ""))
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows(texts)).encode()))
+    else:
+        path = Path(write("a.jsonl" if form in ("llava", "lmms") else "a.json", documents[form]))
+    result = score("gqa", path, gqa(write))
+    assert result.score == pytest.approx(200 / 3)
+    assert result.metrics["binary"] == 100 and result.metrics["open"] == 50
+
+
+def test_gold_may_be_gzipped_or_a_folder(write: Any) -> None:
+    gold = gqa(write)
+    packed = gold.with_name("gz") / f"{gold.name}.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(gold.read_bytes()))
+    answers = write("a/a.jsonl", rows(["red"] * 3))
+    assert {score("gqa", answers, place).score for place in (gold, gold.parent, packed, packed.parent)} == {100.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"question_id": 1, "text": "a"}\n{broken', "line 2 is not JSON"),
+        ("", "no answers"),
+        ('[{"question_id": 1}]', "record 1 has no reply"),
+        ("[1, 2]", "record 1 is not an object"),
+        ('"text"', "neither records nor"),
+    ],
+)
+def test_unreadable_answers_are_named(write: Any, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_answers(write("a.jsonl", content))
+
+
+def test_lines_that_end_in_commas_are_read(write: Any) -> None:
+    answers = read_answers(
+        write("a.json", '{"question_id": "1", "prediction": "A"},\n{"question_id": "2", "text": "B"},\n')
+    )
+    assert [(answer.id, answer.text) for answer in answers] == [("1", "A"), ("2", "B")]
+
+
+def test_answers_without_any_identity_join_by_order_and_say_so(write: Any) -> None:
+    bare = [{"question_id": -1, "text": "red"}] * 3
+    result = score("gqa", write("a.jsonl", bare), gqa(write))
+    assert result.n == 3 and "joined by line order" in result.notes[0]
+    with pytest.raises(InputError, match="no id and no prompt"):
+        score("gqa", write("b.jsonl", bare[:2]), gqa(write))
+
+
+def test_every_benchmark_is_whole() -> None:
+    wanted = (
+        "vqav2 gqa vizwiz scienceqa textvqa pope mme mmbench mmbench-cn seed llava-bench-coco llava-bench-wild mmvet "
+        "mmmu mathvista refcoco refcoco-plus refcocog docvqa realworldqa chartqa ai2d aokvqa okvqa"
+    )
+    assert set(benchmark_names()) == set(wanted.split())
+    for name in benchmark_names():
+        benchmark = load_benchmark(name)
+        assert benchmark.name == name
+        assert all((benchmark.title, benchmark.layout, benchmark.prompt, benchmark.rule, benchmark.source))
+        assert bool(benchmark.upload) == bool(benchmark.upload_form)
+
+
+def test_unknown_benchmark_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="Did you mean refcocog"):
+        load_benchmark("refcocogg")
+
+
+def test_missing_gold_says_where_it_looked(write: Any, tmp_path: Path) -> None:
+    answers = write("a.jsonl", rows(["red"]))
+    with pytest.raises(InputError, match="no such file"):
+        score("gqa", answers, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="looked for testdev_balanced_questions.json"):
+        score("gqa", answers, tmp_path / "empty")
