@@ -12,11 +12,10 @@ from llavaflow.infra.artifact import Json
 
 
 class JsonLines:
-    """`with JsonLines(path) as lines: lines.append(row)`; `durable` also waits for the disk after every line."""
+    """`with JsonLines(path) as lines: lines.append(row)`."""
 
-    def __init__(self, path: Path, *, durable: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.durable = durable
 
     def read(self) -> Iterator[Json]:
         if self.path.exists():
@@ -33,10 +32,11 @@ class JsonLines:
         self._stream = self.path.open("ab")
         return self
 
-    def append(self, row: Json) -> None:
+    def append(self, row: Json, *, durable: bool = False) -> None:
+        """Write a line; a durable one is on the disk when this returns, and survives a power cut too."""
         self._stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self._stream.flush()
-        if self.durable:
+        if durable:
             os.fsync(self._stream.fileno())
 
     def __exit__(self, _: type[BaseException] | None, __: object, ___: TracebackType | None) -> None:

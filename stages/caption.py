@@ -45,7 +45,7 @@ class Caption(Stage):
     data: Stage
     model: Pretrained
     beams: int = 1
-    max_new_tokens: int = 40
+    max_new_tokens: int = 64
     batch_size: int = 32
     seed: int = 0
     images_per_shard: int = 1000

@@ -1,0 +1,257 @@
+"""synthesize: a language model that sees captions and boxes writes visual instructions, as LLaVA-Instruct was made.
+
+    captions + boxes -> prompts -> any OpenAI-compatible service -> parsed records
+                                   (request ledger, budget, retries, Batch API)
+
+The service is that of OPENAI_BASE_URL and OPENAI_API_KEY. The model `rule-teacher` needs none: without an address, a
+local teacher is started that answers by rule (`_teacher.py`), and the facts name it as what it is.
+Every answer is kept in `answers.jsonl` with its cost; a refresh asks only what was not asked before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from llavaflow.datasets._index import IndexWriter, sha256_bytes
+from llavaflow.datasets._sample import Sample, to_llava
+from llavaflow.datasets._shards import ShardWriter
+from llavaflow.datasets._source import Reading
+from llavaflow.datasets.coco import Context, contexts
+from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.context import RunContext
+from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.stages._answers import Unusable
+from llavaflow.stages._chat import NO_KEY, Chat, Endpoint
+from llavaflow.stages._chat_batch import BatchChat
+from llavaflow.stages._jsonl import JsonLines
+from llavaflow.stages._ledger import Price, Reply, Request, RequestLedger
+from llavaflow.stages._stage import Stage
+from llavaflow.stages._tasks import Task, choose_tasks
+from llavaflow.stages._teacher import MODEL, TITLE, RuleTeacher
+
+ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesize(Stage):
+    """Conversations, descriptions and reasoning about the COCO images of `data` (a stage or an outside folder).
+
+    folder, images          captions and instances files; the image folder inside
+    conversation .. complex images per kind; None takes the published share of all images
+    input_usd, output_usd   price of a million tokens, for the budget
+    batch                   use the Batch API: half the price, within a day
+    min_usable              share of answers that must parse
+    """
+
+    kind: ClassVar[Kind] = "mixture"
+
+    data: Stage | Path
+    folder: str = "raw/coco"
+    images: str = "train2017"
+    model: str = MODEL
+    conversation: int | None = None
+    detail: int | None = None
+    complex: int | None = None
+    temperature: float = 0.0
+    max_tokens: int = 2048
+    input_usd: float = 0.0
+    output_usd: float = 0.0
+    concurrency: int = 8
+    batch: bool = False
+    seed: int = 0
+    min_usable: float = 0.9
+    images_per_shard: int = 1000
+
+    def run(self, ctx: RunContext) -> Artifact:
+        root = (self.data if isinstance(self.data, Path) else ctx.path(self.data)) / self.folder
+        found, dropped = self._contexts(root)
+        counts = {"conversation": self.conversation, "detail": self.detail, "complex": self.complex}
+        tasks = choose_tasks(found, counts, self.seed)
+        if not tasks:
+            raise InputError(
+                f"no image under {root / self.images} has captions in {root}: there is nothing to ask about."
+            )
+        requests = {
+            task.id: task.request(model=self.model, temperature=self.temperature, max_tokens=self.max_tokens)
+            for task in tasks
+        }
+        replies, refused, cost = self._ask(ctx, list(requests.values()))
+        samples, bad = _parsed(tasks, requests, replies, refused, self.seed)
+        self._gate(len(tasks), bad)
+        self._write(ctx, root, tasks, requests, replies, samples, bad)
+        dropped += Counter(bad.values())
+        kinds = dict(Counter(task.kind for task in tasks if task.id in samples))
+        facts = {"samples": len(samples), "kinds": kinds, **cost, "dropped": dict(sorted(dropped.items()))}
+        return ctx.finish(facts)
+
+    def _contexts(self, root: Path) -> tuple[list[Context], Counter[str]]:
+        """The images that can be asked about, by id; an image that is not there is dropped before it costs anything."""
+        dropped: Counter[str] = Counter()
+        found: list[Context] = []
+        for item in contexts(root, Reading(seed=self.seed)):
+            if isinstance(item, Sample):
+                dropped[item.dropped or "unusable"] += 1
+            elif not (root / self.images / item.file_name).is_file():
+                dropped["missing-image"] += 1
+            elif not item.captions:
+                dropped["no-caption"] += 1
+            else:
+                found.append(item)
+        return sorted(found, key=lambda context: context.id), dropped
+
+    def _ask(
+        self, ctx: RunContext, requests: Sequence[Request]
+    ) -> tuple[dict[str, Reply], dict[str, str], dict[str, Any]]:
+        """Every reply by request id, every refusal, and what it took."""
+        known = _previous_replies(ctx)
+        missing = [request for request in requests if request.id not in known]
+        price = Price(input_usd=self.input_usd, output_usd=self.output_usd)
+        ledger = RequestLedger(ctx.work / "requests.jsonl", price=price, budget=ctx.budget)
+        teacher = "not asked"
+        if any(not ledger.settled(request) for request in missing) or ledger.open_batches:
+            with ExitStack() as stack:
+                endpoint, teacher = self._teacher(stack)
+                ctx.log.info("asking %s", teacher)
+                self._check_price(ctx, teacher)
+                stack.enter_context(ledger)
+                bar = stack.enter_context(ctx.progress.bar("synthesize", len(requests)))
+                bar.advance(len(requests) - sum(not ledger.settled(request) for request in missing))
+                if self.batch:
+                    BatchChat(endpoint, ledger).ask_all(missing, bar.advance)
+                else:
+                    Chat(endpoint, ledger).ask_all(missing, self.concurrency, bar.advance)
+        ids = {request.id for request in requests}
+        reused = sum(request_id in ids for request_id in known)
+        cost = {
+            "teacher": TITLE if self.model == MODEL and teacher in (TITLE, "not asked") else teacher,
+            "requests": len(ids),
+            "reused": reused,
+            "tokens": ledger.tokens,
+            "usd": round(ledger.usd, 4),
+        }
+        return known | ledger.replies, ledger.refused, cost
+
+    def _teacher(self, stack: ExitStack) -> tuple[Endpoint, str]:
+        """Where to ask, and what to call it."""
+        base_url, key = os.environ.get("OPENAI_BASE_URL") or None, os.environ.get("OPENAI_API_KEY")
+        if base_url is None and self.model == MODEL:
+            local = stack.enter_context(RuleTeacher())
+            return Endpoint(base_url=local.base_url, api_key=NO_KEY), TITLE
+        if base_url is None and not key:
+            raise InputError(
+                f"no service to ask for {self.model}: OPENAI_BASE_URL and OPENAI_API_KEY are not set. Set the key, or "
+                f"the address of another OpenAI-compatible service, or model={MODEL} for the local rule-based teacher."
+            )
+        host = urlsplit(base_url).hostname if base_url else "api.openai.com"
+        return Endpoint(base_url=base_url, api_key=key or NO_KEY), f"{self.model} at {host}"
+
+    def _check_price(self, ctx: RunContext, teacher: str) -> None:
+        if ctx.budget.max_usd is not None and teacher != TITLE and not (self.input_usd or self.output_usd):
+            raise InputError(
+                f"a limit of {ctx.budget.max_usd:,.2f} USD needs prices: set synthesize.input_usd and "
+                f"synthesize.output_usd to what a million tokens of {self.model} cost, or limit tokens instead."
+            )
+
+    def _gate(self, asked: int, bad: Mapping[str, str]) -> None:
+        if len(bad) > (1 - self.min_usable) * asked:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(bad.values()).most_common())
+            raise StageFailed(
+                f"only {asked - len(bad)} of {asked} answers of {self.model} can be used ({reasons}); "
+                f"min_usable is {self.min_usable:.0%}. The answers are in the ledger: look at the model and prompts."
+            )
+
+    def _write(
+        self,
+        ctx: RunContext,
+        root: Path,
+        tasks: Sequence[Task],
+        requests: Mapping[str, Request],
+        replies: Mapping[str, Reply],
+        samples: Mapping[str, Sample],
+        bad: Mapping[str, str],
+    ) -> None:
+        up = self._fingerprint(ctx)
+        (ctx.out / ANSWERS).unlink(missing_ok=True)
+        with IndexWriter(ctx.out) as index, JsonLines(ctx.out / ANSWERS) as answers:
+            self._write_images(ctx, root, [task for task in tasks if task.id in samples], up, index)
+            with (ctx.out / "data.jsonl").open("wb") as data:
+                row = 0
+                for task in tasks:
+                    request_id = requests[task.id].id
+                    if request_id in replies:
+                        answers.append({"id": task.id, "request": request_id, **vars(replies[request_id])})
+                    parents = [f"{up}:{name}" for name in task.parents()]
+                    if task.id in bad:
+                        index.add(task.id, source="llava-instruct", parents=parents, dropped=bad[task.id])
+                        continue
+                    line = json.dumps(to_llava(samples[task.id]), ensure_ascii=False).encode()
+                    data.write(line + b"\n")
+                    place: dict[str, Any] = {"sha256": sha256_bytes(line), "file": "data.jsonl", "row": row}
+                    index.add(task.id, source="llava-instruct", parents=parents, **place)
+                    row += 1
+
+    def _write_images(self, ctx: RunContext, root: Path, tasks: Sequence[Task], up: str, index: IndexWriter) -> None:
+        with ShardWriter(ctx.out, per_shard=self.images_per_shard) as shards:
+            for task in sorted(tasks, key=lambda task: task.image):
+                if task.image in shards:
+                    continue
+                context = task.context
+                data = (root / self.images / context.file_name).read_bytes()
+                placed = shards.add(task.image, data, {"id": context.id}, width=context.width, height=context.height)
+                index.add(
+                    f"image/{task.image}",
+                    source="llava-instruct",
+                    parents=[f"{up}:coco:image/{context.file_name}"],
+                    sha256=placed.sha256,
+                    file=placed.file,
+                    row=placed.row,
+                )
+
+    def _fingerprint(self, ctx: RunContext) -> str:
+        """How parents name the input: an artifact, or an outside folder by its digest."""
+        if isinstance(self.data, Stage):
+            return ctx.artifact(self.data).fingerprint
+        outside: Mapping[str, str] = getattr(ctx.identity, "outside", {})
+        return outside.get("data", "outside")
+
+
+def _parsed(
+    tasks: Sequence[Task],
+    requests: Mapping[str, Request],
+    replies: Mapping[str, Reply],
+    refused: Mapping[str, str],
+    seed: int,
+) -> tuple[dict[str, Sample], dict[str, str]]:
+    """The record of every task whose answer can be used, and the reason for every other."""
+    samples: dict[str, Sample] = {}
+    bad: dict[str, str] = {}
+    for task in tasks:
+        request_id = requests[task.id].id
+        if request_id in refused:
+            bad[task.id] = "refused"
+            continue
+        try:
+            samples[task.id] = task.sample(replies[request_id], seed)
+        except Unusable as error:
+            bad[task.id] = error.reason
+    return samples, bad
+
+
+def _previous_replies(ctx: RunContext) -> dict[str, Reply]:
+    """Answers that an earlier generation has paid for."""
+    if ctx.previous is None:
+        return {}
+    return dict(_read_answers(ctx.store.local_path(ctx.previous) / ANSWERS))
+
+
+def _read_answers(path: Path) -> Iterator[tuple[str, Reply]]:
+    for row in JsonLines(path).read():
+        yield row["request"], Reply(**{name: row[name] for name in Reply.__dataclass_fields__})
