@@ -13,10 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from llavaflow.datasets.benchmarks._benchmark import Item, Mark, Pair, Result
+from llavaflow.datasets.benchmarks._benchmark import Item, Mark, Pair, Result, load_benchmark
 from llavaflow.infra.artifact import Json
+from llavaflow.models.zoo import ZOO
 from llavaflow.stages._report_plots import COLOURS, TITLES, bars, radar
 
+OURS = "this evaluation"
 EXAMPLES_EACH = 4
 GOLD_CHARACTERS = 60
 
@@ -85,8 +87,16 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _published(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
-    """Ours first, then the zoo's rows, in the columns that this evaluation has."""
-    return {}
+    """Ours first, then the zoo's rows that have all the columns of this evaluation."""
+    ours = {
+        column: result.score for name, result in results.items() if (column := load_benchmark(name).column) is not None
+    }
+    rows = {
+        row.title: {column: row.scores[column].value for column in ours}
+        for row in ZOO.values()
+        if ours and set(ours) <= set(row.scores)
+    }
+    return {OURS: ours, **rows} if rows else {}
 
 
 def _cards(result: Result, pictures: Path, out: Path) -> list[Card]:
