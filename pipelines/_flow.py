@@ -17,11 +17,13 @@ from prefect import flow, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
+from prefect.types.entrypoint import EntrypointType
 
 from llavaflow.infra.machine import parse
 from llavaflow.infra.store import open_store
 from llavaflow.pipelines._catalogue import find_recipe
 from llavaflow.pipelines._facts import markdown_tables
+from llavaflow.pipelines._recipe import Recipe
 from llavaflow.pipelines._run import Row, Run, prepare
 from llavaflow.pipelines._settings import apply_settings
 
@@ -47,6 +49,22 @@ def run_flow(run: Run) -> None:
         del _LIVE[run.run_id]
 
 
+def serve_flow(recipe: Recipe, name: str, schedule: Any, parameters: dict[str, Any]) -> None:
+    """Serve scheduled runs of a recipe until interrupted; each runs in a process of its own."""
+    # by module, so that the process of a run finds it wherever the package is installed
+    recipe_flow.with_options(name=recipe.name).serve(
+        name=name,
+        schedule=schedule,
+        parameters=parameters,
+        description=recipe.title,
+        tags=["llavaflow"],
+        limit=1,
+        pause_on_shutdown=True,
+        print_starting_message=False,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+
+
 @flow(name="llavaflow", retries=0, persist_result=False, validate_parameters=False)
 def recipe_flow(
     recipe: str,
@@ -65,6 +83,7 @@ def recipe_flow(
         chosen = apply_settings(find_recipe(recipe), settings)
         run = prepare(chosen, open_store(store), parse(machine), stage=stage, refresh=refresh)
         _LIVE[run.run_id] = run
+        run.log.setLevel("INFO")
     states: dict[str, State[Any]] = {}
     for name in run.selected:
         needed = [states[source] for source in run.recipe.inputs_of(name) if source in states]
