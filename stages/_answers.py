@@ -7,12 +7,11 @@ separator at the end, text on the line of the label, bold labels. Refused by nam
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from llavaflow.datasets._sample import IMAGE_TOKEN
 
-_SEPARATOR = re.compile(r"^[ \t]*={3,}[ \t]*$", re.MULTILINE)
-_LABEL = re.compile(r"^\W*(question|answer)\W*?:\W*?[ \t]*\n?", re.IGNORECASE)
+_SEPARATOR = re.compile(r"^[ \t]*={3,}[ \t\r]*$", re.MULTILINE)
+_LABEL = re.compile(r"^[*_#\s]*(question|answer)[*_\s]*:[*_]*\s*", re.IGNORECASE)
 _BOX = re.compile(r"[\[(]\s*[01]?\.\d+\s*,\s*[01]?\.\d+")
 
 # reasons, as they appear in facts.dropped
@@ -26,21 +25,22 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
 class Unusable(Exception):
     """An answer that cannot become a record."""
 
-    reason: str
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def parse_dialogue(text: str) -> list[tuple[str, str]]:
     """The (question, answer) pairs of a conversation. Raises Unusable."""
     turns = [_labelled(block) for block in _SEPARATOR.split(text) if block.strip()]
     if not turns:
-        raise Unusable(reason="empty-answer")
+        raise Unusable("empty-answer")
     labels = [label for label, _ in turns]
     if labels != ["question", "answer"] * (len(turns) // 2):
-        raise Unusable(reason="odd-turns")
+        raise Unusable("odd-turns")
     return [(turns[at][1], turns[at + 1][1]) for at in range(0, len(turns), 2)]
 
 
@@ -48,7 +48,7 @@ def parse_reasoning(text: str) -> list[tuple[str, str]]:
     """The one (question, answer) pair of a reasoning task. Raises Unusable."""
     pairs = parse_dialogue(text)
     if len(pairs) != 1:
-        raise Unusable(reason="several-questions")
+        raise Unusable("several-questions")
     return pairs
 
 
@@ -57,7 +57,7 @@ def parse_description(text: str) -> str:
     body = text.strip()
     if match := _LABEL.match(body):
         if match[1].lower() == "question":
-            raise Unusable(reason="unlabelled-block")
+            raise Unusable("unlabelled-block")
         body = body[match.end() :].strip()
     return _usable(body)
 
@@ -66,15 +66,15 @@ def _labelled(block: str) -> tuple[str, str]:
     body = block.strip()
     match = _LABEL.match(body)
     if match is None:
-        raise Unusable(reason="unlabelled-block")
+        raise Unusable("unlabelled-block")
     return match[1].lower(), _usable(body[match.end() :].strip())
 
 
 def _usable(text: str) -> str:
     if not text:
-        raise Unusable(reason="empty-answer")
+        raise Unusable("empty-answer")
     if IMAGE_TOKEN in text:
-        raise Unusable(reason="image-token")
+        raise Unusable("image-token")
     if _BOX.search(text):
-        raise Unusable(reason="mentions-boxes")
+        raise Unusable("mentions-boxes")
     return text

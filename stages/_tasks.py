@@ -59,9 +59,9 @@ class Task:
     def sample(self, reply: Reply, seed: int) -> Sample:
         """The record in an answer. Raises Unusable."""
         if reply.finish == "length":
-            raise Unusable(reason="cut-answer")
+            raise Unusable("cut-answer")
         if reply.finish == "content_filter":
-            raise Unusable(reason="refused")
+            raise Unusable("refused")
         dice = random.Random(f"{seed}/{self.id}")
         turns = [Turn(role=role, text=text) for pair in self._pairs(reply.text, dice) for role, text in pair]
         parts = [turns[0].text, IMAGE_TOKEN]

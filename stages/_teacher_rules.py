@@ -70,12 +70,11 @@ class Known:
     def colours(self) -> dict[str, str]:
         """The colour of every thing that has one and only one."""
         found: dict[str, set[str]] = {}
-        for phrases in rule_phrases(self.captions):
-            for phrase in phrases:
-                words = phrase.split()
-                at = next((place for place, word in enumerate(words) if word in COLOURS), None)
-                if at is not None and words[at + 1 :]:
-                    found.setdefault(" ".join(words[at + 1 :]), set()).add(words[at])
+        phrases = [phrase.split() for found_in in rule_phrases(self.captions) for phrase in found_in]
+        for words in phrases:
+            at = next((place for place, word in enumerate(words) if word in COLOURS), None)
+            if at is not None and (thing := _named(words[at + 1 :], phrases)):
+                found.setdefault(thing, set()).add(words[at])
         return {thing: next(iter(names)) for thing, names in found.items() if len(names) == 1}
 
     def places(self) -> dict[str, str]:
@@ -193,6 +192,15 @@ def reasoning(known: Known, dice: random.Random) -> tuple[str, str]:
             ),
         )
     )
+
+
+def _named(words: list[str], phrases: Sequence[list[str]]) -> str:
+    """The thing at the start of some words: `cat` of `cat sleeps` where other phrases speak of a cat; "" in doubt."""
+    for length in range(1, len(words) + 1):
+        head = words[:length]
+        if sum(phrase[-length:] == head for phrase in phrases) > (length == len(words)) or len(words) == 1:
+            return " ".join(head)
+    return ""
 
 
 def _alone(known: Known, box: Placed) -> bool:
