@@ -1,0 +1,26 @@
+"""LLaVA-1.5 at toy scale: the whole pipeline on this machine in minutes, every component the real one."""
+
+from __future__ import annotations
+
+from llavaflow.pipelines._tiny import Scale, tiny_recipe
+from llavaflow.stages.foundation import Foundation
+from llavaflow.stages.world import World
+
+world = World()
+
+RECIPE = tiny_recipe(
+    "llava15-tiny",
+    "LLaVA-1.5 at toy scale, from a web of generated scenes to a scored checkpoint",
+    Scale(
+        world=world,
+        foundation=Foundation(world=world),
+        sampling={},
+        clip_threshold=0.0,
+        pretrain_batch=32,
+        pretrain_lr=2e-3,
+        finetune_batch=16,
+        finetune_lr=1e-3,
+        min_margin=25.0,
+        min_colour_margin=30.0,
+    ),
+)
