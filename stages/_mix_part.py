@@ -25,6 +25,7 @@ from llavaflow.datasets._shards import TABLE, ImageTable
 from llavaflow.datasets._source import Reading, source
 
 BATCH = 256
+RECORDS = "data.jsonl"
 # a rough length for the card; the training stage counts with the real tokenizer
 CHARACTERS_PER_TOKEN = 4
 
@@ -172,10 +173,10 @@ def _renamed(sample: Sample, parents: tuple[str, ...], images: tuple[str, ...] |
 
 def _record_ids(given: Input) -> list[str] | None:
     """Ids of the rows of an artifact's data.jsonl, in its order; None for a file from outside."""
-    if given.data != given.root or not (given.root / INDEX).exists():
+    if given.data not in (given.root, given.root / RECORDS) or not (given.root / INDEX).exists():
         return None
     rows = read_index(given.root, columns=["id", "file", "row"]).to_pylist()
-    records = [row for row in rows if row["file"] == "data.jsonl"]
+    records = [row for row in rows if row["file"] == RECORDS]
     return [row["id"] for row in sorted(records, key=lambda row: int(row["row"]))]
 
 

@@ -24,7 +24,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import raw_sets  # noqa: E402
+import raw_sets  # type: ignore[import-not-found]  # noqa: E402
 
 from llavaflow.datasets._mixture import MIX665K  # noqa: E402
 from llavaflow.infra.context import RunContext  # noqa: E402

@@ -16,6 +16,7 @@ from llavaflow.datasets._shards import ImageTable
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.infra.store import open_store
 from llavaflow.stages.mix import Component, Mix, published_components
+from llavaflow.stages.own_data import OwnData
 from llavaflow.stages.world import World
 
 WORLD = World(
@@ -24,10 +25,16 @@ WORLD = World(
 )  # fmt: skip
 
 
+_WITH_WORLD: list[Any] = []
+
+
 @pytest.fixture
 def built(bench: Any) -> Any:
-    bench.run(WORLD)
-    return bench
+    """A bench with the world in its store: one for all tests here, because drawing it takes longest."""
+    if not _WITH_WORLD:
+        bench.run(WORLD)
+        _WITH_WORLD.append(bench)
+    return _WITH_WORLD[0]
 
 
 def instruct(root: Path) -> None:
@@ -97,6 +104,22 @@ def test_parents_are_rows_of_the_world_and_bytes_are_as_indexed(built: Any, tmp_
     first = next(row for row in index if row["id"].startswith("vqav2/"))
     kinds = {parent.partition(":")[2].partition("/")[0] for parent in first["parents"]}
     assert kinds == {"vqav2:question", "vqav2:annotation", "coco:image"}
+
+
+def test_records_of_an_artifact_are_parents_under_their_index_ids(built: Any, tmp_path: Path) -> None:
+    images = built.path(WORLD) / "raw/coco"
+    (tmp_path / "own").mkdir()
+    instruct(tmp_path / "own")
+    own = OwnData(file=tmp_path / "own/instruct.json", images=images, tolerate=0.5)
+    given = built.run(own)
+    known = {row["id"]: row for row in read_index(built.path(given)).to_pylist()}
+    for folder in ("", "data.jsonl"):
+        artifact = built.run(Mix(components=(Component(name="mine", source="llava-json", data=own, folder=folder),)))
+        rows = [row for row in read_index(built.path(artifact)).to_pylist() if row["file"] == "data.jsonl"]
+        assert len(rows) == 2
+        for row in rows:
+            names = [parent.partition(":")[2] for parent in row["parents"]]
+            assert set(names) <= set(known) and known[names[0]]["file"] == "data.jsonl"
 
 
 def test_nothing_is_lost_between_reading_and_writing(built: Any, tmp_path: Path) -> None:
