@@ -7,12 +7,12 @@ them is too weak for the stages that follow, and says by how much.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import StageFailed
 from llavaflow.stages._foundation_fit import Part, Report, fit
@@ -28,6 +28,25 @@ class Gates:
     mismatch_recall: float = 0.9
     blip_accuracy: float = 0.6
     max_language_loss: float | None = 1.0
+
+    def check(self, facts: Mapping[str, Json]) -> None:
+        """Raise StageFailed with every number that misses its gate."""
+        weak = [
+            f"{name} is {facts[name]}, needs at least {floor}"
+            for name, floor in (
+                ("clip_retrieval", self.clip_retrieval),
+                ("mismatch_recall", self.mismatch_recall),
+                ("blip_accuracy", self.blip_accuracy),
+            )
+            if facts[name] < floor
+        ]
+        if self.max_language_loss is not None and facts["language_loss"] > self.max_language_loss:
+            weak.append(f"language_loss is {facts['language_loss']}, may be at most {self.max_language_loss}")
+        if weak:
+            raise StageFailed(
+                f"the tiny models are too weak for the stages that follow: {'; '.join(weak)}. Give them more steps "
+                "(foundation.clip_steps, blip_steps, language_steps), or loosen foundation.gates."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +92,7 @@ class Foundation(Stage):
             "blip_examples": measured["blip"]["examples"],
             "language_loss": measured["language"]["language_loss"],
         }
-        self._check(facts)
+        self.gates.check(facts)
         return ctx.finish(facts)
 
     def train(self, name: str, world: Path, out: Path, work: Path, report: Report) -> dict[str, Any]:
@@ -115,23 +134,3 @@ class Foundation(Stage):
             "size": self.image_size, "patch": self.patch, "hidden": self.vision_hidden, "layers": self.vision_layers,
             "side": self.side, "seed": self.seed,
         }  # fmt: skip
-
-    def _check(self, facts: dict[str, Any]) -> None:
-        """Raise StageFailed with every number that is below its gate."""
-        weak = [
-            f"{name} is {facts[name]}, needs at least {floor}"
-            for name, floor in (
-                ("clip_retrieval", self.gates.clip_retrieval),
-                ("mismatch_recall", self.gates.mismatch_recall),
-                ("blip_accuracy", self.gates.blip_accuracy),
-            )
-            if facts[name] < floor
-        ]
-        ceiling = self.gates.max_language_loss
-        if ceiling is not None and facts["language_loss"] > ceiling:
-            weak.append(f"language_loss is {facts['language_loss']}, may be at most {ceiling}")
-        if weak:
-            raise StageFailed(
-                f"the tiny models are too weak for the stages that follow: {'; '.join(weak)}. "
-                "Give them more steps (foundation.clip_steps, blip_steps, language_steps) or loosen foundation.gates."
-            )
