@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from llavaflow.datasets.benchmarks._benchmark import Answer, Item, Names, Pair
 from llavaflow.infra.errors import InputError
@@ -42,7 +41,8 @@ def question_of(prompt: str) -> str:
 
 def image_name(image: str) -> str:
     """An image without folder and suffix: tools disagree on both."""
-    return PurePosixPath(image).stem if image else ""
+    name = image.rpartition("/")[2]
+    return name.rpartition(".")[0] or name
 
 
 def asked(image: str, question: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llavaflow.datasets.benchmarks._benchmark import Item, Mark, Options, Pair, by_marks, mean
-from llavaflow.datasets.benchmarks._evalai import flatten, official, processed, soft_score
+from llavaflow.datasets.benchmarks._evalai import flatten, official, soft_score
 from llavaflow.datasets.benchmarks._files import Row, find, find_all, load
 from llavaflow.datasets.benchmarks._join import asked, image_name, names_of
 from llavaflow.infra.errors import InputError
@@ -21,16 +21,19 @@ from llavaflow.infra.errors import InputError
 SERVER_KEYS = {"question_id", "answer"}
 
 
-def read_vqa(gold: Path, options: Options, *patterns: str) -> list[Item]:
-    """Annotations and questions of the VQA format (two files), or one list or `data` list that holds both."""
+def read_vqa(gold: Path, options: Options, *patterns: str, by_question: bool = False) -> list[Item]:
+    """Annotations and questions of the VQA format (two files), or one list or `data` list that holds both.
+
+    An item's gold is its human answers as one-line texts; `by_question` adds the name made of image and question.
+    """
     path = find(gold, *patterns, what="annotations in VQA format")
     document = load(path)
     if isinstance(document, Mapping) and "annotations" in document:
-        return _two_files(document["annotations"], _questions(path, gold, options))
+        return _two_files(document["annotations"], _questions(path, gold, options) if by_question else {})
     listed = document.get("data") if isinstance(document, Mapping) else document
     if not isinstance(listed, list):
         raise InputError(f"{path} has neither `annotations` nor `data`: it is not a VQA gold file.")
-    return [item for row, item in enumerate(listed) for item in [_one_file(row, item)] if item is not None]
+    return [item for number, row in enumerate(listed) for item in [_one_file(number, row)] if item is not None]
 
 
 def _questions(annotations: Path, gold: Path, options: Options) -> dict[str, str]:
@@ -55,30 +58,37 @@ def _two_files(annotations: list[Row], questions: Mapping[str, str]) -> list[Ite
         items.append(
             Item(
                 id=id,
-                gold=row["answers"],
+                gold=[flatten(human["answer"]) for human in row["answers"]],
                 names=(id, asked(image, text)) if text else (id,),
                 text=text,
                 image=image,
-                group=str(row.get("answer_type") or row.get("question_type") or ""),
+                group=row.get("answer_type") or row.get("question_type") or "",
+                meta=row,
             )
         )
     return items
 
 
 def _one_file(number: int, row: Row) -> Item | None:
-    answers = row.get("answers", row.get("direct_answers"))
+    answers = row.get("answers")
     if answers is None:
         return None
     image, text = str(row.get("image_id") or row.get("image") or ""), str(row.get("question", ""))
     id = str(row.get("question_id", number))
-    humans = [answer if isinstance(answer, Mapping) else {"answer": str(answer)} for answer in answers]
-    names = (id, image, image_name(image), *names_of("", image, text))
-    return Item(id=id, gold=humans, names=names, text=text, image=image, group=str(row.get("answer_type") or ""))
+    return Item(
+        id=id,
+        gold=[flatten(str(answer["answer"] if isinstance(answer, Mapping) else answer)) for answer in answers],
+        names=(id, image, image_name(image), *names_of("", image, text)),
+        text=text,
+        image=image,
+        group=str(row.get("answer_type") or ""),
+        meta=row,
+    )
 
 
-def humans_of(item: Item) -> list[str]:
-    """The human answers as one-line texts."""
-    return [flatten(str(human["answer"])) for human in item.gold]
+def normal_humans(item: Item) -> list[str]:
+    """The human answers in VQA's normal form."""
+    return [official(human) for human in item.gold]
 
 
 def always_normalised(normal: Callable[[str], str]) -> Callable[[Item, str], Mark]:
@@ -86,25 +96,29 @@ def always_normalised(normal: Callable[[str], str]) -> Callable[[Item, str], Mar
 
     def rule(item: Item, text: str) -> Mark:
         answer = normal(flatten(text))
-        return Mark(value=soft_score(answer, [normal(human) for human in humans_of(item)]), read=answer)
+        return Mark(value=soft_score(answer, [normal(human) for human in item.gold]), read=answer)
 
     return rule
 
 
+def official_value(text: str, humans: Sequence[str], normal: Sequence[str]) -> float:
+    """VQA's own evaluation, given the humans as they are and in normal form."""
+    if len(set(humans)) > 1:
+        return soft_score(official(flatten(text)), normal)
+    return soft_score(flatten(text), humans)
+
+
 def vqa_official(item: Item, text: str) -> Mark:
     """VQA's own evaluation: both sides are normalised only where the humans disagree."""
-    humans, answer = humans_of(item), flatten(text)
-    if len(set(humans)) > 1:
-        humans, answer = [official(human) for human in humans], official(answer)
-    return Mark(value=soft_score(answer, humans), read=answer)
+    return Mark(value=official_value(text, item.gold, normal_humans(item)), read=text)
 
 
-def official_by_dicts(item: Item, text: str) -> float:
+def official_by_records(item: Item, text: str) -> float:
     """VQA's own evaluation on annotations without answer ids, where equal records count as one and the same human."""
-    humans, answer = humans_of(item), flatten(text)
+    humans, answer = item.gold, flatten(text)
     if len(set(humans)) > 1:
-        humans, answer = [official(human) for human in humans], official(answer)
-    records = [{**human, "answer": text} for human, text in zip(item.gold, humans, strict=True)]
+        humans, answer = normal_humans(item), official(answer)
+    records = [{**human, "answer": said} for human, said in zip(item.meta["answers"], humans, strict=True)]
     scores = [
         min(1.0, sum(other != record and other["answer"] == answer for other in records) / 3) for record in records
     ]
@@ -114,21 +128,6 @@ def official_by_dicts(item: Item, text: str) -> float:
 def in_upload_form(pairs: Sequence[Pair]) -> bool:
     """Whether the answers come from a file made for the server, whose answers are processed already."""
     return all(pair.answer is None or set(pair.answer.row) == SERVER_KEYS for pair in pairs)
-
-
-def uploaded(pairs: Sequence[Pair]) -> list[str]:
-    """The answers as they reach the server."""
-    as_given = in_upload_form(pairs)
-    return [pair.text if as_given else processed(pair.text) for pair in pairs]
-
-
-def official_marks(pairs: Sequence[Pair]) -> list[Mark]:
-    """One mark per pair by the official rule on the uploaded form of the answer."""
-    texts = uploaded(pairs)
-    return [
-        vqa_official(pair.item, text) if pair.answer else Mark(value=0.0, read=None)
-        for pair, text in zip(pairs, texts, strict=True)
-    ]
 
 
 def score_of(pairs: Sequence[Pair], rule: Callable[[Item, str], Mark]) -> float:

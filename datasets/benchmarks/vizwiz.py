@@ -25,7 +25,7 @@ from llavaflow.datasets.benchmarks._evalai import processed
 from llavaflow.datasets.benchmarks._join import usual_names
 from llavaflow.datasets.benchmarks._vqa import (
     always_normalised,
-    official_by_dicts,
+    official_by_records,
     read_vqa,
     score_of,
     vqa_official,
@@ -43,7 +43,7 @@ def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Score
     metrics = {
         "vqa_official_with_ids": score_of(pairs, vqa_official),
         "vqa_official_without_ids": mean(
-            official_by_dicts(pair.item, pair.text) if pair.answer else 0.0 for pair in pairs
+            official_by_records(pair.item, pair.text) if pair.answer else 0.0 for pair in pairs
         ),
         "by_type": grouped(pairs, marks, lambda item: item.group),
     }

@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llavaflow.datasets.benchmarks._benchmark import Benchmark, Item, Judge, Options, Pair, Scored, grouped, mean
-from llavaflow.datasets.benchmarks._evalai import official, processed
+from llavaflow.datasets.benchmarks._benchmark import (
+    Benchmark,
+    Item,
+    Judge,
+    Mark,
+    Options,
+    Pair,
+    Scored,
+    grouped,
+    mean,
+)
+from llavaflow.datasets.benchmarks._evalai import flatten, official, processed, soft_score
 from llavaflow.datasets.benchmarks._join import usual_names
 from llavaflow.datasets.benchmarks._vqa import (
-    always_normalised,
-    official_marks,
+    in_upload_form,
+    normal_humans,
+    official_value,
     read_vqa,
-    score_of,
-    vqa_official,
     write_upload,
 )
 
@@ -26,15 +35,32 @@ def _read(gold: Path, options: Options) -> list[Item]:
 
 
 def mark_vqa(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    """The official rule after LLaVA's processor, the two rules beside it, and the answer types."""
-    marks = official_marks(pairs)
+    """The official rule on the answer as it is uploaded, the two rules beside it, and the answer types."""
+    as_given: list[float] = []
+    after: list[float] = []
+    always: list[float] = []
+    texts = [processed(pair.text) for pair in pairs]
+    for pair, text in zip(pairs, texts, strict=True):
+        if pair.answer is None:
+            for column in (as_given, after, always):
+                column.append(0.0)
+            continue
+        humans, normal = pair.item.gold, normal_humans(pair.item)
+        as_given.append(official_value(pair.text, humans, normal))
+        after.append(official_value(text, humans, normal))
+        always.append(soft_score(official(flatten(pair.text)), normal))
+    chosen = as_given if in_upload_form(pairs) else after
+    marks = [
+        Mark(value=value, read=text if pair.answer else None)
+        for value, text, pair in zip(chosen, texts, pairs, strict=True)
+    ]
     metrics = {
-        "official_as_given": score_of(pairs, vqa_official),
-        "official_after_processor": score_of(pairs, lambda item, text: vqa_official(item, processed(text))),
-        "always_normalised": score_of(pairs, always_normalised(official)),
+        "official_as_given": mean(as_given),
+        "official_after_processor": mean(after),
+        "always_normalised": mean(always),
         "by_type": grouped(pairs, marks, lambda item: item.group),
     }
-    return Scored(score=mean(mark.value for mark in marks), marks=marks, metrics=metrics)
+    return Scored(score=mean(chosen), marks=marks, metrics=metrics)
 
 
 def _upload(pairs: Sequence[Pair], out: Path) -> None:
