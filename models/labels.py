@@ -227,18 +227,18 @@ class _Encoder:
 
     def _learned(self, segments: list[Segment], tokens: Tokens) -> Bools:
         # taught[c]: supervised characters before c; one more at the end so that empty spans can look one ahead
-        edges = np.cumsum([0, *(len(segment.text) for segment in segments)])
-        flags = np.zeros(edges[-1] + 1, np.int32)
-        for segment, first, last in zip(segments, edges[:-1], edges[1:], strict=True):
-            flags[first:last] = segment.supervised
+        lengths = [len(segment.text) for segment in segments]
+        flags = np.repeat([*(segment.supervised for segment in segments), False], [*lengths, 1])
         taught = np.concatenate(([0], np.cumsum(flags)))
         # a token of no characters (a lone word-start mark) goes with the character that it stands before
         last_char = np.maximum(tokens.end, tokens.start + 1)
         learned: Bools = taught[last_char] > taught[tokens.start]
-        for segment, first in zip(segments, edges[:-1], strict=True):
+        first = 0
+        for segment, length in zip(segments, lengths, strict=True):
             if segment.lead_tokens:
                 lead = int(np.searchsorted(tokens.end, first, side="right"))
                 learned[lead : lead + segment.lead_tokens] = True
+            first += length
         if self.always is not None:
             learned |= np.isin(tokens.ids, self.always)
         learned[: len(self.tokens.bos)] &= bool(self.always is not None)

@@ -26,7 +26,7 @@ class Tokens(NamedTuple):
     ids: Ints
     start: Ints
     end: Ints
-    images: Ints
+    images: npt.NDArray[np.int64]
 
 
 class SpanTokenizer:
@@ -39,22 +39,21 @@ class SpanTokenizer:
         self.backend, self.image_id = backend, image_token_id
         self.whole = backend.token_to_id(IMAGE) == image_token_id
         self.bos = _leading_ids(tokenizer)
-        self.memory = for_backend(backend)
+        self.memory = for_backend(backend, (IMAGE, image_token_id))
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of many texts: each word of them is tokenised once, or each text in one call where that is exact."""
-        if self.whole:
-            return [self._whole(spelled) for spelled in self._spell(texts)]
-        chunks = [text.split(IMAGE) for text in texts]
-        flat = iter(self._spell([part for parts in chunks for part in parts]))
-        return [self._chunks([(part, next(flat)) for part in parts]) for parts in chunks]
-
-    def _spell(self, texts: Sequence[str]) -> list[Spelled]:
+        """Tokens of many texts: word by word from memory where that is exact, else by one call of the tokenizer."""
         self.backend.no_truncation()
         self.backend.no_padding()
         if self.memory is not None:
-            return self.memory.encode_batch(texts)
-        return [_stretched(encoding) for encoding in self.backend.encode_batch(texts, add_special_tokens=False)]
+            spelled = self.memory.encode_batch(texts, lead=self.bos.tolist())
+            return [Tokens(*one, np.flatnonzero(one.ids == self.image_id)) for one in spelled]
+        if self.whole:
+            found = self.backend.encode_batch(list(texts), add_special_tokens=False)
+            return [self._whole(_stretched(encoding)) for encoding in found]
+        chunks = [text.split(IMAGE) for text in texts]
+        flat = iter(self.backend.encode_batch([part for parts in chunks for part in parts], add_special_tokens=False))
+        return [self._chunks([(part, _stretched(next(flat))) for part in parts]) for parts in chunks]
 
     def _whole(self, spelled: Spelled) -> Tokens:
         return self._with_bos(*spelled, np.flatnonzero(spelled.ids == self.image_id))
@@ -81,7 +80,7 @@ class SpanTokenizer:
             nothing = np.zeros(len(bos), np.int32)
             ids, start, end = (np.concatenate(pair) for pair in ((bos, ids), (nothing, start), (nothing, end)))
             images = images + len(bos)
-        return Tokens(ids, start, end, images.astype(np.int32))
+        return Tokens(ids, start, end, images)
 
     def single_ids(self, marks: Sequence[str]) -> Ints:
         """Ids of those marks that are one token of this tokenizer."""

@@ -1,8 +1,8 @@
 """Tokenising by memory: the words of a corpus repeat, so each is tokenised once and looked up ever after.
 
-This is exact, not approximate, and only done where it is: with a BPE whose tokens never reach from a letter over a
-space into the next word (checked on the vocabulary), behind steps that cannot either (checked by their kind), a text is
-the sum of its pieces cut before each space that follows a non-space. A piece is learned in the context that it has:
+This is exact, not approximate, and only done where it is: with a BPE whose tokens cannot reach from a letter over a
+space into the next word (the steps before it cut there, or its vocabulary has no such token), a text is the sum of its
+pieces cut before each space that follows a non-space. A piece is learned in the context that it has:
 first in a text, first after a special token, or behind another word. Where the checks fail, `for_backend` gives None
 and the tokenizer itself does the work.
 """
@@ -23,6 +23,12 @@ Ints = npt.NDArray[np.int32]
 # more words than a mixture of a million samples has; beyond it the memory starts anew
 MOST_WORDS = 2_000_000
 _FILLER = "x"
+# a space that does not begin a piece: at the start, or after other whitespace
+_UNEVEN = re.compile(r"^ |\s ")
+# a token that reaches over the end of a word into the next: word-start marks and the byte-level spellings of blanks
+_CROSSING = re.compile(r"[^▁ĠĊĉčĈ\s][▁Ġ ]")
+# bytes of an id in a packed piece
+_ID = 4
 _STEPS = {"Prepend", "NFC", "Metaspace", "ByteLevel", "Digits"}
 # the splits of Llama-3 and Qwen2: no alternative matches a non-space and then a space
 _SPLITS = {
@@ -59,53 +65,57 @@ class _Context(NamedTuple):
 
 
 class WordMemory:
-    """A tokenizer and the pieces it has already tokenised, as packed (id, characters taken, characters shared)."""
+    """A tokenizer and the pieces it has already tokenised, as packed (id, characters taken, characters shared).
 
-    def __init__(self, backend: Any, marks: Sequence[str]) -> None:
+    `image` is a mark that the tokenizer need not know: what follows it is tokenised as a text of its own.
+    """
+
+    def __init__(self, backend: Any, marks: Sequence[str], image: tuple[str, int]) -> None:
         self.backend = backend
-        self.marks = {mark: _packed([(backend.token_to_id(mark), len(mark), 0)]) for mark in marks}
-        self.split = re.compile("(" + "|".join(map(re.escape, sorted(marks, key=len, reverse=True))) + ")")
-        self.filler = len(backend.encode(_FILLER, add_special_tokens=False).ids)
+        ids = {**{mark: backend.token_to_id(mark) for mark in marks}, **dict([image])}
+        self.marks = {"": b"", **{mark: _packed([(token, len(mark), 0)]) for mark, token in ids.items()}}
+        self.contexts = {"": _Context("", 0, 0), image[0]: _Context("", 0, 0)}
+        self.contexts |= {mark: _Context(mark, 0, 1) for mark in marks}
+        self.behind = _Context(f"{_FILLER} ", 1, len(backend.encode(_FILLER, add_special_tokens=False).ids))
+        self.split = re.compile("(" + "|".join(map(re.escape, sorted(ids, key=len, reverse=True))) + ")")
         self.forget()
 
     def forget(self) -> None:
-        self.at_start: dict[str, bytes] = {"": b""}
-        self.after_mark: dict[str, dict[str, bytes]] = {mark: {"": b""} for mark in self.marks}
+        self.after: dict[str, dict[str, bytes]] = {mark: {"": b""} for mark in self.marks}
         self.inside: dict[str, bytes] = {}
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Spelled]:
-        """What the tokenizer's own `encode_batch` gives, from memory where it can."""
+    def encode_batch(self, texts: Sequence[str], lead: Sequence[int] = ()) -> list[Spelled]:
+        """What the tokenizer's own `encode_batch` gives, from memory where it can; `lead` goes first if it is not."""
         cut = [self._sections(text) for text in texts]
         self._learn(chain.from_iterable(cut))
-        return [_spelled(b"".join(self._look_up(sections))) for sections in cut]
+        first = _packed([(token, 0, 0) for token in lead])
+        return [self._look_up(sections, first) for sections in cut]
 
     def _sections(self, text: str) -> list[_Section]:
         parts = self.split.split(text)
         marks = ["", *parts[1::2]]
         return [_Section(mark, *_pieces(section)) for mark, section in zip(marks, parts[::2], strict=True)]
 
-    def _look_up(self, sections: list[_Section]) -> Iterable[bytes]:
+    def _look_up(self, sections: list[_Section], lead: bytes) -> Spelled:
+        found: list[bytes] = []
         for mark, first, rest in sections:
-            if mark:
-                yield self.marks[mark]
-                yield self.after_mark[mark][first]
-            else:
-                yield self.at_start[first]
-            yield from map(self.inside.__getitem__, rest)
+            found += (self.marks[mark], self.after[mark][first])
+            found += map(self.inside.__getitem__, rest)
+        packed = b"".join(found)
+        return _spelled(packed if packed[:_ID] == lead[:_ID] else lead + packed)
 
     def _learn(self, sections: Iterable[_Section]) -> None:
-        """Tokenise the pieces never seen before, all in one call."""
+        """Tokenise the pieces never seen before."""
         if len(self.inside) > MOST_WORDS:
             self.forget()
         starts: dict[str, set[str]] = {}
         inside: set[str] = set()
-        for section in sections:
-            starts.setdefault(section.mark, set()).add(section.first)
-            inside.update(section.rest)
-        self._add(self.at_start, starts.pop("", set()), _Context("", 0, 0))
+        for mark, first, rest in sections:
+            starts.setdefault(mark, set()).add(first)
+            inside.update(rest)
         for mark, pieces in starts.items():
-            self._add(self.after_mark[mark], pieces, _Context(mark, 0, 1))
-        self._add(self.inside, inside, _Context(f"{_FILLER} ", 1, self.filler))
+            self._add(self.after[mark], pieces, self.contexts[mark])
+        self._add(self.inside, inside, self.behind)
 
     def _add(self, memory: dict[str, bytes], pieces: set[str], context: _Context) -> None:
         new = sorted(pieces - memory.keys())
@@ -116,17 +126,20 @@ class WordMemory:
             memory[piece] = _packed(_steps(encoding.ids[context.tokens :], offsets, len(piece) + context.own))
 
 
-def for_backend(backend: Any) -> WordMemory | None:
+def for_backend(backend: Any, image: tuple[str, int]) -> WordMemory | None:
     """The memory for this tokenizer, or None where cutting at words could change a token."""
     added = backend.get_added_tokens_decoder().values()
     plain = [token.content for token in added if not (token.lstrip or token.rstrip or token.single_word)]
-    if len(plain) != len(added) or not plain or not _is_plain_bpe(backend.model):
+    if len(plain) != len(added) or not _is_plain_bpe(backend.model):
         return None
     if not all(_stays_inside_words(step) for step in (backend.normalizer, backend.pre_tokenizer)):
         return None
-    if any(re.search(r"[^▁ĠĊĉčĈ\s][▁Ġ ]", token) for token in backend.get_vocab(with_added_tokens=False)):
+    if not _cuts_words(backend.pre_tokenizer) and any(map(_CROSSING.search, backend.get_vocab(False))):
         return None
-    return WordMemory(backend, plain)
+    # an `<image>` of the tokenizer's own under another id is not the one meant
+    return WordMemory(
+        backend, [mark for mark in plain if mark != image[0] or backend.token_to_id(mark) == image[1]], image
+    )
 
 
 def _is_plain_bpe(model: Any) -> bool:
@@ -137,6 +150,13 @@ def _is_plain_bpe(model: Any) -> bool:
 
 def _stays_inside_words(step: Any) -> bool:
     return step is None or _is_known(json.loads(step.__getstate__()))
+
+
+def _cuts_words(step: Any) -> bool:
+    """Whether the steps before the BPE cut at words themselves, so that no token can reach over a space."""
+    state: dict[str, Any] = json.loads(step.__getstate__()) if step is not None else {"type": ""}
+    parts: list[dict[str, Any]] = state["pretokenizers"] if state["type"] == "Sequence" else [state]
+    return any(part["type"] == "Split" or part.get("use_regex") or part.get("split") for part in parts)
 
 
 def _is_known(state: dict[str, Any]) -> bool:
@@ -153,7 +173,7 @@ def _is_known(state: dict[str, Any]) -> bool:
 def _pieces(section: str) -> tuple[str, list[str]]:
     """The first piece, and the others without the space that each begins with."""
     words = section.split(" ")
-    if all(word and not word[-1].isspace() for word in words):
+    if not _UNEVEN.search(section):
         return words[0], words[1:]
     joined = [words[0]]
     for word in words[1:]:
