@@ -1,0 +1,91 @@
+"""Questions: the questions, gold and pictures of published benchmarks, brought from a folder into the store.
+
+    FOLDER/<benchmark>/questions.jsonl   {"question_id", "image", "text", "category"}, as LLaVA's question files
+    FOLDER/<benchmark>/...               the gold in its authors' layout (`pipeline show benchmark:NAME` prints it)
+    FOLDER/images/...                    every picture, under the name that the questions use
+
+They are copied under `eval/`, where an evaluation looks for them, with an index: an answer leads back to its question
+and its picture. A question whose picture is missing stops the stage, before a GPU is asked anything.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import orjson
+
+from llavaflow.datasets._images import ImageFolder
+from llavaflow.datasets._index import IndexWriter, sha256_bytes
+from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.context import RunContext
+from llavaflow.infra.errors import InputError
+from llavaflow.stages._exam import IMAGES, QUESTIONS
+from llavaflow.stages._stage import Stage
+
+SOURCE = "questions"
+TOLD = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(Stage):
+    """The folder, and which benchmarks of it are taken."""
+
+    kind: ClassVar[Kind] = "shards"
+
+    folder: Path
+    benchmarks: tuple[str, ...]
+
+    def run(self, ctx: RunContext) -> Artifact:
+        shutil.rmtree(ctx.out, ignore_errors=True)
+        counts: dict[str, int] = {}
+        images: set[str] = set()
+        with IndexWriter(ctx.out) as index:
+            for name in ctx.track(self.benchmarks, "benchmarks", total=len(self.benchmarks)):
+                rows = self._benchmark(ctx.out, name, index)
+                counts[name] = len(rows)
+                images.update(rows)
+            self._images(ctx.out, sorted(images), index)
+        return ctx.finish({"samples": sum(counts.values()), "questions": counts, "images": len(images), "dropped": {}})
+
+    def _benchmark(self, out: Path, name: str, index: IndexWriter) -> list[str]:
+        """Copy one benchmark and index its questions; the picture of each."""
+        source = self.folder / name
+        file = source / QUESTIONS
+        if not file.is_file():
+            there = ", ".join(sorted(entry.name for entry in self.folder.glob("*/"))) or "nothing"
+            raise InputError(f"no questions for {name}: looked for {file}; {self.folder} holds {there}.")
+        target = out / "eval" / name
+        shutil.copytree(source, target)
+        rows = list(_lines(file))
+        for number, (line, _) in enumerate(rows):
+            place = f"eval/{name}/{QUESTIONS}"
+            index.add(f"{name}/{number}", source=SOURCE, sha256=sha256_bytes(line), file=place, row=number)
+        return [image for _, image in rows]
+
+    def _images(self, out: Path, names: list[str], index: IndexWriter) -> None:
+        folder = ImageFolder(self.folder / "images")
+        found = {name: folder.find(name) for name in names}
+        missing = [name for name, path in found.items() if path is None]
+        if missing:
+            shown = ", ".join(missing[:TOLD])
+            raise InputError(f"{len(missing)} pictures of questions are not under {folder.root}, such as {shown}.")
+        for name, path in found.items():
+            assert path is not None, "refused above"
+            target = out / IMAGES / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+            digest = sha256_bytes(target.read_bytes())
+            index.add(f"image/{name}", source=SOURCE, sha256=digest, file=f"{IMAGES}/{name}", row=0)
+
+
+def _lines(file: Path) -> Iterator[tuple[bytes, str]]:
+    """Every question line and the picture it names. Raises InputError for one that names none."""
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            yield line, str(orjson.loads(line)["image"])
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{file}, line {number}: not a question with a picture ({error}).") from error
