@@ -96,11 +96,6 @@ def _table(name: str) -> dict[str, Any]:
     return loaded
 
 
-def is_training(stage: Stage) -> bool:
-    """Whether a stage has the fields of a training stage."""
-    return hasattr(stage, "global_batch") and hasattr(stage, "zero")
-
-
 def read_job(stage: Any, facts: Mapping[str, Json] | None = None) -> TrainingJob | None:
     """The job of a training stage; None when its models are not in the table. `facts`: of its data, once built."""
     models = _models(stage)

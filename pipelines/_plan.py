@@ -15,7 +15,7 @@ from llavaflow.infra.machine import Machine
 from llavaflow.infra.store import ArtifactStore
 from llavaflow.pipelines._batch import Split, split_batch
 from llavaflow.pipelines._hours import estimate_hours
-from llavaflow.pipelines._job import TrainingJob, is_training, read_job
+from llavaflow.pipelines._job import TrainingJob, read_job
 from llavaflow.pipelines._memory import estimate_memory, smallest_change
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._identity import Resolved, State, resolve
@@ -90,18 +90,26 @@ def _row(
     item: Resolved, recipe: Recipe, resolved: Mapping[str, Resolved], store: ArtifactStore, machine: Machine
 ) -> PlanRow:
     row = PlanRow(name=item.name, fingerprint=item.fingerprint, status=item.state, why=item.why)
-    if isinstance(item.stage, Train) and is_training(item.stage):
+    if isinstance(item.stage, Train):
         data = resolved[recipe.name_of(item.stage.data)].artifact
-        row = _training_row(row, item.stage, machine, data.facts if data else None)
+        row = _training_row(row, item.stage, machine, read_job(item.stage, data.facts if data else None))
     if item.state == "built":
         return replace(row, hours=0.0, cost_usd=0.0)
     return row if row.hours is not None else _as_last_time(row, recipe.name, store, machine)
 
 
-def _training_row(row: PlanRow, stage: Train, machine: Machine, facts: Mapping[str, Json] | None) -> PlanRow:
-    row_tokens = int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
+def row_tokens_of(machine: Machine) -> int:
+    """Tokens of one micro-step of one worker, as the training stage has it."""
+    return int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
+
+
+def _training_row(row: PlanRow, stage: Train, machine: Machine, job: TrainingJob | None) -> PlanRow:
     split = split_batch(
-        stage.global_batch, machine, max_length=stage.max_length, row_tokens=row_tokens, batching=stage.batching
+        stage.global_batch,
+        machine,
+        max_length=stage.max_length,
+        row_tokens=row_tokens_of(machine),
+        batching=stage.batching,
     )
     row = replace(
         row,
@@ -111,15 +119,19 @@ def _training_row(row: PlanRow, stage: Train, machine: Machine, facts: Mapping[s
         note=split.problem,
         fits=None if split.accumulation else False,
     )
-    job = read_job(stage, facts)
-    if job is None or not machine.gpus or not split.accumulation:
-        return row
-    return _estimated(row, job, machine, split)
+    known = job is not None and machine.gpus and split.accumulation
+    return _estimated(row, job, machine, split) if job and known else row
+
+
+def estimated(stage: Train, machine: Machine, job: TrainingJob | None) -> PlanRow | None:
+    """The estimates of one training stage by itself; None where its models are not known."""
+    if job is None:
+        return None
+    return _training_row(PlanRow(name="", fingerprint="", status="missing", why=""), stage, machine, job)
 
 
 def _estimated(row: PlanRow, job: TrainingJob, machine: Machine, split: Split) -> PlanRow:
-    packed = job.batching == "packed"
-    row_tokens = split.row_tokens if packed else (split.per_device or 1) * job.max_length
+    row_tokens = split.row_tokens if job.batching == "packed" else (split.per_device or 1) * job.max_length
     memory = estimate_memory(job, machine.ranks, row_tokens)
     hours = estimate_hours(job, machine, per_device=split.per_device or 1, row_tokens=row_tokens)
     price = machine.usd_per_gpu_hour

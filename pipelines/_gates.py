@@ -1,0 +1,175 @@
+"""Gates: what can be seen to go wrong before anything is rented or started. One small function is one gate.
+
+A gate takes a Preflight and yields a Problem for everything that is wrong: what, where, and how to mend it. Its name
+is the function's. Those here look at this computer and its surroundings; `_gates_training` looks at the recipe.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+
+from llavaflow.infra.errors import InputError, LlavaflowError
+from llavaflow.infra.machine import Machine
+from llavaflow.infra.store import ArtifactStore
+from llavaflow.pipelines._job import texts
+from llavaflow.pipelines._recipe import Recipe
+from llavaflow.stages._identity import Resolved, resolve
+from llavaflow.stages._stage import Stage
+
+GIB = 2**30
+FREE_GIB = 3.0
+MEMORY_GIB = 6.0
+PAGES = (4200, 4201)
+GATED = ("meta-llama/", "mistralai/mistral-7b-instruct", "google/gemma")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong, where it was seen, and how to mend it. A warning does not fail the check."""
+
+    what: str
+    where: str
+    mend: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What gates look at."""
+
+    recipe: Recipe
+    store: ArtifactStore
+    machine: Machine
+
+    @cached_property
+    def resolved(self) -> Mapping[str, Resolved]:
+        """The recipe against the store; empty when that cannot be told (the gates `files` and `store` say why)."""
+        try:
+            return resolve(self.recipe.stages, self.store, recipe=self.recipe.name)
+        except LlavaflowError:
+            return {}
+
+    def waiting(self) -> Iterator[tuple[str, Stage]]:
+        """The stages that a run would have to make."""
+        for name, stage in self.recipe.stages.items():
+            if name not in self.resolved or self.resolved[name].artifact is None:
+                yield name, stage
+
+    def of_type(self, name: str) -> list[tuple[str, Stage]]:
+        return [(key, stage) for key, stage in self.waiting() if stage.type_name() == name]
+
+
+Gate = Callable[[Preflight], Iterator[Problem]]
+
+
+def packages(_: Preflight) -> Iterator[Problem]:
+    """Every package that we declare is there, in a version within its bounds."""
+    from packaging.requirements import Requirement
+
+    for line in metadata.requires("llavaflow") or ():
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Problem(what=f"{requirement.name} is not installed", where=sys.prefix, mend=f"pip install '{line}'")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            what = f"{requirement.name} {found} is outside {requirement.specifier}"
+            yield Problem(what=what, where=sys.prefix, mend=f"pip install '{line}'")
+
+
+def backport(_: Preflight) -> Iterator[Problem]:
+    """The `dataclasses` backport shadows the standard library in Prefect's server, which then ends without a word."""
+    for folder in sys.path:
+        if (path := Path(folder) / "dataclasses.py").is_file() and "packages" in folder:
+            mend = "pip uninstall dataclasses; img2dataset, which brings it, gets its own place by `pipeline setup`"
+            yield Problem(what="the obsolete dataclasses backport is installed", where=str(path), mend=mend)
+
+
+def img2dataset(preflight: Preflight) -> Iterator[Problem]:
+    """A download needs img2dataset's own environment."""
+    from llavaflow.stages._fetch import interpreter
+
+    if preflight.of_type("Download"):
+        try:
+            interpreter()
+        except InputError as error:
+            yield Problem(what=str(error), where=sys.prefix, mend="pipeline setup")
+
+
+def store(preflight: Preflight) -> Iterator[Problem]:
+    """The store can be written."""
+    try:
+        preflight.store.check_writable()
+    except LlavaflowError as error:
+        yield Problem(what=str(error), where=preflight.store.url, mend="choose another place with --store")
+
+
+def files(preflight: Preflight) -> Iterator[Problem]:
+    """Outside files that the recipe names exist."""
+    for name, stage in preflight.recipe.stages.items():
+        for path, place in stage.outside().items():
+            if not place.expanduser().exists():
+                mend = f"--set {name}.{path}=PATH with a file or folder that exists"
+                yield Problem(what=f"{place} does not exist", where=f"{name}.{path}", mend=mend)
+
+
+def disk(preflight: Preflight) -> Iterator[Problem]:
+    """There is room for what the run writes."""
+    place = preflight.store.backend.scratch
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / GIB
+    if free < FREE_GIB:
+        what = f"{free:.1f} GiB are free, at least {FREE_GIB:.0f} are needed"
+        yield Problem(what=what, where=str(place), mend="free some space, or choose another place with --store")
+
+
+def memory(preflight: Preflight) -> Iterator[Problem]:
+    """This computer has the memory of a run on it."""
+    if preflight.machine.gpus or preflight.machine.memory_gib >= MEMORY_GIB:
+        return
+    what = f"this computer has {preflight.machine.memory_gib:.1f} GiB of memory, runs want {MEMORY_GIB:.0f}"
+    yield Problem(what=what, where="this computer", mend="close other programs, or add memory", warning=True)
+
+
+def ports(_: Preflight) -> Iterator[Problem]:
+    """Servers can listen on loopback; the usual ports of the pages are free."""
+    for port in (0, *PAGES):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                mend = "nothing to do: `pipeline ui` takes a free one" if port else "allow servers on loopback"
+                what = f"port {port or 'any'} cannot be had: {error.strerror}"
+                yield Problem(what=what, where="127.0.0.1", mend=mend, warning=bool(port))
+
+
+def credentials(preflight: Preflight) -> Iterator[Problem]:
+    """Paid services and gated models have their keys in the environment."""
+    from llavaflow.stages._teacher import MODEL
+
+    asked = {name: getattr(stage, "model", MODEL) for name, stage in preflight.of_type("Synthesize")}
+    for name, model in asked.items():
+        if model != MODEL and not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
+            mend = f"set OPENAI_API_KEY, or OPENAI_BASE_URL for another service, or --set {name}.model={MODEL}"
+            yield Problem(what=f"no key to ask {model}", where="environment", mend=mend)
+    if not (os.environ.get("HF_TOKEN") or Path("~/.cache/huggingface/token").expanduser().exists()):
+        for name, stage in preflight.waiting():
+            for text in sorted({text for text in texts(stage) if text.lower().startswith(GATED)}):
+                mend = f"accept its licence at https://huggingface.co/{text} and set HF_TOKEN"
+                yield Problem(what=f"{text} is gated and there is no token", where=name, mend=mend)
+
+
+ENVIRONMENT: tuple[Gate, ...] = (packages, backport, img2dataset, store, files, disk, memory, ports, credentials)

@@ -1,0 +1,143 @@
+"""Gates on the training stages of a recipe: what failed other teams after hours, seen in seconds.
+
+Each reads the fields of one Train stage; none needs a GPU, a model or the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+
+from llavaflow.models.templates import for_family, names
+from llavaflow.pipelines._batch import split_batch
+from llavaflow.pipelines._gates import Gate, Preflight, Problem
+from llavaflow.pipelines._job import TrainingJob, read_job, texts
+from llavaflow.pipelines._plan import estimated, row_tokens_of
+from llavaflow.stages.train import Train
+
+# what a language model's name says about its family, the narrower first
+FAMILIES = (
+    ("llama-3", "llama-3"), ("llama-2", "llama-2"), ("vicuna", "vicuna"), ("mistral", "mistral"), ("yi-34b", "yi"),
+    ("qwen", "qwen"), ("mpt", "mpt"), ("gemma", "gemma"), ("mixtral", "mixtral"),
+)  # fmt: skip
+
+
+def _trains(preflight: Preflight) -> Iterator[tuple[str, Train]]:
+    for name, stage in preflight.waiting():
+        if isinstance(stage, Train):
+            yield name, stage
+
+
+def _job(preflight: Preflight, stage: Train) -> TrainingJob | None:
+    item = preflight.resolved.get(preflight.recipe.name_of(stage.data))
+    return read_job(stage, item.artifact.facts if item and item.artifact else None)
+
+
+def global_batch(preflight: Preflight) -> Iterator[Problem]:
+    """The global batch has equal shares on this machine."""
+    for name, stage in _trains(preflight):
+        split = split_batch(
+            stage.global_batch,
+            preflight.machine,
+            max_length=stage.max_length,
+            row_tokens=row_tokens_of(preflight.machine),
+            batching=stage.batching,
+        )
+        if split.problem:
+            mend = "choose such a machine; the global batch is part of the result and stays"
+            yield Problem(what=split.problem, where=name, mend=mend, warning=bool(split.accumulation))
+
+
+def gpu_memory(preflight: Preflight) -> Iterator[Problem]:
+    """The job fits into the devices."""
+    for name, stage in _trains(preflight):
+        row = estimated(stage, preflight.machine, _job(preflight, stage))
+        if row is not None and row.fits is False and row.gpu_memory_gib:
+            what = f"{row.gpu_memory_gib:.0f} GiB are needed, {preflight.machine.gpu_memory_gib:.0f} are there"
+            yield Problem(what=what, where=f"{name} on {preflight.machine.name}", mend=row.note.partition("fits: ")[2])
+
+
+def precision(preflight: Preflight) -> Iterator[Problem]:
+    """bf16 is only asked of chips that have it."""
+    for name, stage in _trains(preflight):
+        if stage.precision == "bf16" and not preflight.machine.bf16:
+            mend = f"choose a newer kind, or --set {name}.precision=float32"
+            yield Problem(what=f"{preflight.machine.kind} has no bf16", where=f"{name}.precision", mend=mend)
+
+
+def template(preflight: Preflight) -> Iterator[Problem]:
+    """The conversation template is known and made for the language model: another gives a loss of 0, or gibberish."""
+    for name, stage in _trains(preflight):
+        where = f"{name}.template"
+        if stage.template not in names():
+            mend = f"choose one of {', '.join(names())}"
+            yield Problem(what=f"there is no template '{stage.template}'", where=where, mend=mend)
+            continue
+        family = _family(stage)
+        if family and stage.template not in for_family(family):
+            fitting = ", ".join(for_family(family))
+            what = f"template '{stage.template}' is not made for {family} models"
+            yield Problem(what=what, where=where, mend=f"choose one of {fitting}")
+
+
+def _family(stage: Train) -> str | None:
+    said = " ".join(texts(stage, inside=("language", "base"))).lower()
+    return next((family for mark, family in FAMILIES if mark in said and for_family(family)), None)
+
+
+def projector(preflight: Preflight) -> Iterator[Problem]:
+    """The projector was made for this tower and language model, by the same rules."""
+    for name, stage in _trains(preflight):
+        source = stage.projector_from
+        if not isinstance(source, Train):
+            continue
+        for field in ("vision", "language", "projector", "select_layer", "select_feature"):
+            ours, theirs = getattr(stage, field), getattr(source, field)
+            if ours != theirs:
+                said = [getattr(value, "name", value) for value in (theirs, ours)]
+                what = f"its projector was made with {field} {said[0]}, it is used with {said[1]}"
+                yield Problem(what=what, where=f"{name}.{field}", mend=f"use the same {field} in both stages")
+
+
+def length(preflight: Preflight) -> Iterator[Problem]:
+    """A picture's tokens leave room for text."""
+    for name, stage in _trains(preflight):
+        job = _job(preflight, stage)
+        if job is None:
+            continue
+        # the largest published layout of high-resolution pictures: four tiles and the overview, with line ends
+        tokens = job.vision.tokens * 5 if stage.image_aspect == "anyres" else job.vision.tokens
+        if tokens >= stage.max_length:
+            what = f"a picture takes up to {tokens} tokens, a sample may have {stage.max_length}"
+            mend = f"raise {name}.max_length above {tokens}"
+            yield Problem(what=what, where=f"{name}.max_length", mend=mend)
+
+
+def saving(preflight: Preflight) -> Iterator[Problem]:
+    """A run saves before it ends: otherwise a crash costs all of it."""
+    for name, stage in _trains(preflight):
+        job = _job(preflight, stage)
+        if job is None or job.lengths is None:
+            continue
+        steps = int(job.lengths.samples * job.epochs / job.global_batch)
+        if stage.save_every_steps > steps:
+            what = f"it saves every {stage.save_every_steps} steps and has about {steps}"
+            mend = f"--set {name}.save_every_steps={max(1, steps // 10)}"
+            yield Problem(what=what, where=f"{name}.save_every_steps", mend=mend)
+
+
+def schedule(preflight: Preflight) -> Iterator[Problem]:
+    """DeepSpeed's settings hold no schedule or optimizer of their own: those would silently replace the recipe's."""
+    for name, stage in _trains(preflight):
+        file = f"zero{stage.zero}{'_offload' if stage.offload == 'cpu' else ''}.json"
+        place = files("llavaflow.infra").joinpath("deepspeed").joinpath(file)
+        if not place.is_file():
+            mend = "choose zero 2 or 3 when offload is cpu"
+            yield Problem(what=f"there are no DeepSpeed settings {file}", where=f"{name}.zero", mend=mend)
+            continue
+        for key in {"scheduler", "optimizer"} & set(json.loads(place.read_text())):
+            yield Problem(what=f"{file} sets a {key}", where=str(place), mend=f"remove `{key}` from it")
+
+
+TRAINING: tuple[Gate, ...] = (global_batch, gpu_memory, precision, template, projector, length, saving, schedule)
