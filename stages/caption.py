@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llavaflow.datasets._index import IndexWriter, sha256_bytes
 from llavaflow.datasets._sample import IMAGE_TOKEN, Sample, Turn, to_llava
@@ -31,6 +31,9 @@ from llavaflow.stages._jsonl import JsonLines
 from llavaflow.stages._pairs import Pair, read_pairs
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages._stage import Stage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SOURCE = "caption"
 META = "meta.jsonl"
@@ -53,14 +56,16 @@ class Caption(Stage):
     def run(self, ctx: RunContext) -> Artifact:
         root = ctx.path(self.data)
         pairs = read_pairs(root)
-        captions = self._known(ctx, pairs)
+        captions: dict[str, str] = self._known(ctx, pairs)
+        faults: dict[str, str] = {}
         reused = len(captions)
         todo = chunked([pair for pair in pairs if pair.id not in captions], self.batch_size)
         for rows in resumable(
             ctx, "caption", todo, make_captioner, lambda: self._arguments(ctx, root), lambda row: row
         ):
             captions |= {row["id"]: row["caption"] for row in rows}
-        dropped = self._write(ctx, root, pairs, captions)
+            faults |= {row["id"]: row["fault"] for row in rows if row["fault"]}
+        dropped = self._write(ctx, root, pairs, captions, faults)
         samples = len(pairs) - dropped.total()
         if not samples:
             raise StageFailed(
@@ -80,7 +85,14 @@ class Caption(Stage):
         rows = JsonLines(ctx.store.local_path(ctx.previous) / META).read()
         return {row["id"]: row["blip_caption"] for row in rows if wanted.get(row["id"]) == row["sha256"]}
 
-    def _write(self, ctx: RunContext, root: Path, pairs: Sequence[Pair], captions: Mapping[str, str]) -> Counter[str]:
+    def _write(
+        self,
+        ctx: RunContext,
+        root: Path,
+        pairs: Sequence[Pair],
+        captions: Mapping[str, str],
+        faults: Mapping[str, str],
+    ) -> Counter[str]:
         images, up = ImageTable(root), ctx.artifact(self.data).fingerprint
         dropped: Counter[str] = Counter()
         (ctx.out / META).unlink(missing_ok=True)
@@ -93,8 +105,9 @@ class Caption(Stage):
             for pair in pairs:
                 caption, parents = captions[pair.id], [f"{up}:{pair.id}"]
                 if not caption:
-                    dropped["empty-caption"] += 1
-                    index.add(pair.id, source=SOURCE, parents=parents, url=pair.url, dropped="empty-caption")
+                    reason = faults.get(pair.id, "empty-caption")
+                    dropped[reason] += 1
+                    index.add(pair.id, source=SOURCE, parents=parents, url=pair.url, dropped=reason)
                     continue
                 line = json.dumps(to_llava(self._sample(pair, caption)), ensure_ascii=False).encode()
                 data.write(line + b"\n")
@@ -127,7 +140,6 @@ def make_captioner(
 ) -> Callable[[list[Sequence[Pair]]], list[list[dict[str, str]]]]:
     """A worker's function: captions chunks of pairs with a BLIP that is loaded once."""
     import torch
-    from PIL import Image
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -136,12 +148,28 @@ def make_captioner(
     processor: Any = BlipProcessor.from_pretrained(model)
     images = ImageTable(root)
 
-    def caption(chunk: Sequence[Pair]) -> list[dict[str, str]]:
-        pictures = [Image.open(io.BytesIO(images.open(pair.image))).convert("RGB") for pair in chunk]
+    def describe(pictures: list[Image]) -> list[str]:
         inputs = processor(images=pictures, return_tensors="pt").to(device)
         with torch.inference_mode():
             tokens = blip.generate(**inputs, num_beams=beams, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = processor.batch_decode(tokens, skip_special_tokens=True)
-        return [{"id": pair.id, "caption": " ".join(text.split())} for pair, text in zip(chunk, texts, strict=True)]
+        return [" ".join(text.split()) for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+
+    def caption(chunk: Sequence[Pair]) -> list[dict[str, str]]:
+        pictures = {pair.id: picture for pair in chunk if (picture := _decoded(images.open(pair.image)))}
+        texts = dict(zip(pictures, describe(list(pictures.values())), strict=True)) if pictures else {}
+        return [
+            {"id": pair.id, "caption": texts.get(pair.id, ""), "fault": "" if pair.id in texts else "corrupt-image"}
+            for pair in chunk
+        ]
 
     return lambda chunks: [caption(chunk) for chunk in chunks]
+
+
+def _decoded(data: bytes) -> Image | None:
+    """The image, or None when it does not decode in full."""
+    from PIL import Image as images
+
+    try:
+        return images.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError):
+        return None

@@ -82,7 +82,10 @@ def test_records_resume_and_refresh(bench: Any, blip: Path) -> None:
     half = bench.context(stage, generation=2)
     stage.run(ctx)
     lines = [
-        {"chunk": chunk, "rows": [{"id": row["id"], "caption": row["conversations"][1]["value"]} for row in rows]}
+        {
+            "chunk": chunk,
+            "rows": [{"id": row["id"], "caption": row["conversations"][1]["value"], "fault": ""} for row in rows],
+        }
         for chunk, rows in [(digest_of(records(root)[:4]), records(root)[:4])]
     ]
     (half.work / "caption.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"chunk": "torn')
@@ -91,9 +94,10 @@ def test_records_resume_and_refresh(bench: Any, blip: Path) -> None:
     for name in ("data.jsonl", "meta.jsonl", "shards/00000.tar", "index.parquet"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes() == (root / name).read_bytes()
 
-    more = bench.pairs("filter-2", pairs(12))
+    more = bench.pairs("filter-2", [*pairs(12), ("id99", "cut", pairs(1)[0][2][:200], 40, 40)])
     newer = bench.run(Caption(data=more, model=Pretrained(path=blip), max_new_tokens=6, batch_size=4), previous=first)
-    assert newer.facts["reused"] == first.facts["samples"] and newer.facts["samples"] >= first.facts["samples"]
+    assert newer.facts["reused"] == first.facts["samples"] and newer.facts["samples"] == 12
+    assert newer.facts["dropped"] == {"corrupt-image": 1}
     assert [row for row in records(bench.path(newer)) if row["id"] < "id10"] == records(root)
 
 

@@ -48,6 +48,7 @@ def world(*, healed: bool = False, extra: int = 0) -> Callable[[Path], None]:
         "/cut.jpg": {"file": "1.jpg", "truncate": 300},
         "/slow.jpg": {"file": "2.jpg", "delay_s": 4},
         "/tiny.jpg": {"file": "tiny.jpg"},
+        "/bomb.png": {"file": "bomb.png", "content_type": "image/png"},
         "/down.jpg": {"file": "3.jpg", "status": 200} if healed else {"file": None, "status": 503},
         "/inside": {"file": None, "status": 302, "headers": {"Location": "http://127.0.0.1:9/x.jpg"}},
     }
@@ -65,6 +66,8 @@ def world(*, healed: bool = False, extra: int = 0) -> Callable[[Path], None]:
             (web / f"{n}.jpg").write_bytes(picture(n))
         (web / "real.png").write_bytes(picture(99, format="PNG"))
         (web / "tiny.jpg").write_bytes(picture(98, (8, 8)))
+        # 400 million pixels in 50 kB
+        Image.new("1", (20_000, 20_000)).save(web / "bomb.png", optimize=True)
         (web / "page.html").write_text("<html>not here</html>")
         (web / "routes.json").write_text(json.dumps({"images.scenes.test": served}))
         (root / "raw/urls").mkdir(parents=True)
@@ -94,6 +97,7 @@ EXPECTED = {
     "private-address": 1,
     "repeated-url": 1,
     "timeout": 1,
+    "too-many-pixels": 1,
     "too-small": 1,
     "truncated": 1,
 }
@@ -103,7 +107,7 @@ def test_downloads_and_refreshes_only_what_failed_or_is_new(bench: Any) -> None:
     old_world = bench.given("world", world())
     first = bench.run(stage(old_world))
     assert first.facts["dropped"] == EXPECTED
-    assert first.facts["samples"] == GOOD + 1 and first.facts["urls"] == GOOD + 12 - 1
+    assert first.facts["samples"] == GOOD + 1 and first.facts["urls"] == GOOD + 13 - 1
     check_records(bench.path(first), bench.built[old_world].fingerprint)
 
     new_world = bench.given("world-2", world(healed=True, extra=3))
@@ -118,7 +122,7 @@ def test_downloads_and_refreshes_only_what_failed_or_is_new(bench: Any) -> None:
 def check_records(root: Path, world_fingerprint: str) -> None:
     """Every URL of the table is in the index, with a parent and a place whose digest is right."""
     rows = read_index(root).to_pylist()
-    assert len(rows) == GOOD + 12
+    assert len(rows) == GOOD + 13
     for row in rows:
         assert row["parents"][0].startswith(f"{world_fingerprint}:url-")
         if row["dropped"] != "repeated-url":
@@ -143,7 +147,7 @@ def test_too_few_successes_fail_with_the_histogram_and_a_second_run_retries(benc
 
     given = bench.given("world", broken)
     download = stage(given, success_floor=0.6)
-    with pytest.raises(StageFailed, match=r"only 1 of 35 URLs(.|\n)*http-503 +25"):
+    with pytest.raises(StageFailed, match=r"only 1 of 36 URLs(.|\n)*http-503 +25"):
         bench.run(download)
     mended = json.loads((bench.path(given) / "web/routes.json").read_text())
     mended["images.scenes.test"] |= {f"/{n}.jpg": {"file": f"{n}.jpg"} for n in range(GOOD)}
