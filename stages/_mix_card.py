@@ -1,4 +1,4 @@
-"""The card of a mixture: README.md for people (and the Hugging Face hub), croissant.json for machines."""
+"""The card of a training set: README.md for people (and the Hugging Face hub), croissant.json for machines."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ DATA = "data.jsonl"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def write_cards(out: Path, facts: Mapping[str, Any], *, title: str, seed: int, fingerprint: str) -> None:
+def write_cards(out: Path, facts: Mapping[str, Any], *, title: str, seed: int | None, fingerprint: str) -> None:
     """Write both cards from the facts of the mixture."""
     (out / "README.md").write_text(_markdown(facts, title, seed, fingerprint), "utf-8")
     text = json.dumps(croissant(facts, title, fingerprint, sha256_file(out / DATA)), indent=1, ensure_ascii=False)
     (out / "croissant.json").write_text(text + "\n", "utf-8")
 
 
-def _markdown(facts: Mapping[str, Any], title: str, seed: int, fingerprint: str) -> str:
+def _markdown(facts: Mapping[str, Any], title: str, seed: int | None, fingerprint: str) -> str:
     size = next((name for limit, name in _SIZES if facts["samples"] < limit), "1M<n<10M")
+    order = "in the order of the file" if seed is None else f"shuffled once as a whole with seed {seed}"
     return "\n".join(
         [
             "---",
@@ -36,7 +37,7 @@ def _markdown(facts: Mapping[str, Any], title: str, seed: int, fingerprint: str)
             "",
             f"{facts['samples']:,} records, {facts['with_image']:,} with an image ({facts['images']:,} images), "
             f"{facts['turns']:,} turns, about {facts['tokens']:,} text tokens (4 characters each).",
-            f"Fingerprint {fingerprint}; shuffled once as a whole with seed {seed}.",
+            f"Fingerprint {fingerprint}; {order}.",
             "",
             *_table(facts["components"]),
             "",

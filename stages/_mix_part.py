@@ -1,7 +1,7 @@
 """One component of a mixture, read once and spooled: its records as finished JSON lines, in a file of their own.
 
-Records wait on disk and not in memory, so that a mixture may be larger than the machine. A spool whose summary file
-exists is complete; a killed run reads it back instead of the raw files.
+Records wait on disk and not in memory, so that a mixture may be larger than the machine. A killed run reads the raw
+files again: that takes minutes at full size, and no state has to be trusted.
 """
 
 from __future__ import annotations

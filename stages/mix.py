@@ -185,12 +185,19 @@ def _refuse_wrong_counts(components: tuple[Component, ...], picked: list[Picked]
 
 
 def published_components(
-    mixture: Mixture, *, raw: Stage | Path, instruct: Stage | Path, folders: Mapping[str, str] | None = None
+    mixture: Mixture,
+    *,
+    raw: Stage | Path,
+    instruct: Stage | Path,
+    images: Path | None = None,
+    folders: Mapping[str, str] | None = None,
 ) -> tuple[Component, ...]:
-    """The components of a published mixture over one folder of raw sets (`raw/<source>`) and an instruct set.
+    """The components of a published mixture over raw sets and an instruct set.
 
-    `folders` renames the folder of a part. Parts that were never published are left out; add their substitutes as
-    Components of their own.
+    A stage keeps the raw sets and their images under `raw/<source>`. An outside folder has one folder per source, and
+    `images` is the image root of the released mixtures (coco/train2017, gqa/images, ...); without it no image is
+    looked at. `folders` renames the folder of a part. Parts that were never published are left out; add their
+    substitutes as Components of their own.
     """
     found = []
     for part in mixture.parts:
@@ -200,12 +207,12 @@ def published_components(
             "name": part.name, "source": part.source, "sampling": part.sampling, "expected": part.expected,
         }  # fmt: skip
         if part.name == "llava-instruct":
-            found.append(Component(data=instruct, **common))
+            found.append(Component(data=instruct, images=images, **common))
             continue
-        folder = (folders or {}).get(part.name, f"raw/{part.source}" if isinstance(raw, Stage) else part.source)
-        images = IMAGE_FOLDERS.get(part.source, part.source) if part.with_image else None
-        inside = f"raw/{images}" if images and isinstance(raw, Stage) else None
-        found.append(Component(data=raw, folder=folder, images=inside, **common))
+        inside = isinstance(raw, Stage)
+        folder = (folders or {}).get(part.name, f"raw/{part.source}" if inside else part.source)
+        place = f"raw/{IMAGE_FOLDERS.get(part.source, part.source)}" if inside else images
+        found.append(Component(data=raw, folder=folder, images=place if part.with_image else None, **common))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -20,11 +20,13 @@ from llavaflow.datasets._images import ImageFolder, shard_name
 from llavaflow.datasets._index import IndexWriter
 from llavaflow.datasets._shards import ShardWriter
 from llavaflow.datasets.llava_json import raw_records
-from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError
 from llavaflow.stages._check import Checked, Gate, Rules
 from llavaflow.stages._check_record import Finding
+from llavaflow.stages._mix_card import write_cards
+from llavaflow.stages._mix_part import CHARACTERS_PER_TOKEN
 from llavaflow.stages._stage import Stage
 
 TOLD = 10
@@ -59,7 +61,10 @@ class OwnData(Stage):
             for row in ctx.track(checked, "records", total=len(checked)):
                 lines.write(writer.add(row))
             facts = writer.facts()
-        return ctx.finish({**facts, "dropped": dict(Counter(row.errors[0].kind for row in bad))})
+        facts["dropped"] = dict(Counter(row.errors[0].kind for row in bad))
+        facts["components"] = [_component(facts, file, len(checked))]
+        write_cards(ctx.out, facts, title=f"Own data: {file.name}", seed=None, fingerprint=ctx.fingerprint)
+        return ctx.finish(facts)
 
     def _file(self) -> Path:
         if self.file is None:
@@ -107,6 +112,13 @@ class OwnData(Stage):
         )
 
 
+def _component(facts: Mapping[str, Json], file: Path, count: int) -> dict[str, Json]:
+    """The file as the one component of a card."""
+    copied = {name: facts[name] for name in ("samples", "with_image", "turns", "tokens", "dropped")}
+    fixed: dict[str, Json] = {"sampling": "all", "expected": None, "repairs": {}, "licence": "that of the owner's file"}
+    return {"name": file.stem, "source": "llava-json", "read": count, **fixed, **copied}
+
+
 def _say(finding: Finding) -> str:
     detail = f", {finding.detail}" if finding.detail else ""
     return f"record {finding.record} (id {finding.id}): {finding.kind}{detail}"
@@ -124,6 +136,7 @@ class _Writer:
     samples: int = 0
     with_image: int = 0
     turns: int = 0
+    characters: int = 0
 
     def add(self, row: Checked) -> bytes:
         """The line of a record, or nothing when it is left out."""
@@ -145,6 +158,7 @@ class _Writer:
         self.samples += 1
         self.with_image += bool(names)
         self.turns += len(talk)
+        self.characters += sum(len(turn["value"]) for turn in talk)
         return body + b"\n"
 
     def _store(self, image: str) -> str:
@@ -161,7 +175,11 @@ class _Writer:
         self.names[image] = stored
         return stored
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Json]:
         return {
-            "samples": self.samples, "with_image": self.with_image, "images": len(self.shards), "turns": self.turns,
-        }  # fmt: skip
+            "samples": self.samples,
+            "with_image": self.with_image,
+            "images": len(self.shards),
+            "turns": self.turns,
+            "tokens": self.characters // CHARACTERS_PER_TOKEN,
+        }
