@@ -1,4 +1,4 @@
-"""caption: BLIP writes a caption for every image, and each becomes one record of a pretraining set as LCS-558K has it.
+"""Caption: BLIP writes a caption for every image, and each becomes one record of a pretraining set as LCS-558K has it.
 
     {"id", "image", "conversations": [{"from": "human", "value": "<instruction>\\n<image>"}, {"from": "gpt", ...}]}
 

@@ -1,4 +1,4 @@
-"""download: a table of URLs becomes image shards and a ledger that says of every URL what became of it.
+"""Download: a table of URLs becomes image shards and a ledger that says of every URL what became of it.
 
     urls table -> img2dataset (own environment, own process) -> egress proxy -> the web
                -> sorted by id, re-sharded -> shards/*.tar images.parquet ledger.parquet index.parquet

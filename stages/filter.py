@@ -1,4 +1,4 @@
-"""filter: keeps the image-text pairs that pass a chain of filters; every other one keeps the reason why not.
+"""Filter: keeps the image-text pairs that pass a chain of filters; every other one keeps the reason why not.
 
     pairs -> measured in Ray workers (resumable, only what is new) -> decided in the order of the filters
           -> shards/*.tar images.parquet (kept)   ledger.parquet index.parquet (kept, dropped with reason, failed)

@@ -1,4 +1,4 @@
-"""synthesize: a language model that sees captions and boxes writes visual instructions, as LLaVA-Instruct was made.
+"""Synthesize: a language model that sees captions and boxes writes visual instructions, as LLaVA-Instruct was made.
 
     captions + boxes -> prompts -> any OpenAI-compatible service -> parsed records
                                    (request ledger, budget, retries, Batch API)
