@@ -22,6 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llavaflow.datasets._images import FAULTS
 from llavaflow.datasets._raw import Bad
 from llavaflow.datasets._sample import IMAGE_TOKEN, Sample, Turn
 from llavaflow.infra.errors import InputError, unknown
@@ -32,10 +33,12 @@ SHORT_ANSWER = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 ONE_CAPTION = "Provide a one-sentence caption for the provided image."
 
-# reasons and mendings that every reader shares
+# reasons and mendings that all sources share; those of images and sampling come from the stage that mixes them
 DROPS: Mapping[str, str] = {
     "malformed-record": "not what the format says: listed with file, line and reason",
     "repeated-id": "an id that an earlier record already has",
+    **FAULTS,
+    "not-sampled": "the mixture takes a part of this set, and not this record",
 }
 REPAIRS: Mapping[str, str] = {
     "edge-whitespace": "spaces or newlines around a text were removed",

@@ -1,18 +1,19 @@
 """Own data: a user's LLaVA JSON and images become training data, after every record has been through the gate.
 
 All bad records are found before anything is built; the error tells what is wrong by record and where the full list
-is. Up to a stated share of bad records may be left out instead.
+is. Up to a stated share of bad records may be left out instead. The file is read twice, once to check and once to
+write, so that its size does not matter.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import orjson
 
@@ -24,7 +25,7 @@ from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError
 from llavaflow.stages._check import Checked, Gate, Rules
-from llavaflow.stages._check_record import Finding
+from llavaflow.stages._check_record import Finding, parse
 from llavaflow.stages._mix_card import write_cards
 from llavaflow.stages._mix_part import CHARACTERS_PER_TOKEN
 from llavaflow.stages._stage import Stage
@@ -33,6 +34,15 @@ TOLD = 10
 LISTED = 1000
 DATA = "data.jsonl"
 REPORT = "bad-records.jsonl"
+
+
+@dataclass
+class Verdict:
+    """What the gate found: the bad records by their number with the first fault, and every fault."""
+
+    records: int = 0
+    bad: dict[int, str] = field(default_factory=dict)
+    errors: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +63,16 @@ class OwnData(Stage):
     def run(self, ctx: RunContext) -> Artifact:
         """Check everything, then write records, images and index."""
         file = self._file()
-        checked, gate = self._examine(ctx, file)
-        bad = [row for row in checked if row.errors]
-        self._refuse(ctx, file, bad, len(checked))
+        gate, verdict = self._examine(ctx, file)
+        self._refuse(ctx, file, verdict)
         with IndexWriter(ctx.out) as index, ShardWriter(ctx.out) as shards, (ctx.out / DATA).open("wb") as lines:
             writer = _Writer(ctx.fingerprint, gate, shards, index)
-            for row in ctx.track(checked, "records", total=len(checked)):
-                lines.write(writer.add(row))
+            rows = enumerate(raw_records(file))
+            for number, raw in ctx.track(rows, "records", total=verdict.records):
+                lines.write(writer.add(number, raw, verdict.bad.get(number)))
             facts = writer.facts()
-        facts["dropped"] = dict(Counter(row.errors[0].kind for row in bad))
-        facts["components"] = [_component(facts, file, len(checked))]
+        facts["dropped"] = dict(Counter(verdict.bad.values()))
+        facts["components"] = [_component(facts, file, verdict.records)]
         write_cards(ctx.out, facts, title=f"Own data: {file.name}", seed=None, fingerprint=ctx.fingerprint)
         return ctx.finish(facts)
 
@@ -75,25 +85,30 @@ class OwnData(Stage):
             raise InputError(f"{self.images} is not a folder. Give the folder that the image paths start from.")
         return self.file
 
-    def _examine(self, ctx: RunContext, file: Path) -> tuple[list[Checked], Gate]:
-        folder = ImageFolder(self.images) if self.images else None
-        gate = Gate(rules=Rules(template=self.template, images=folder))
-        checked = [self._needing_images(row) for row in ctx.track(gate.examine(raw_records(file)), "check")]
-        if not checked:
+    def _examine(self, ctx: RunContext, file: Path) -> tuple[Gate, Verdict]:
+        """Every record through the gate; what is wrong with which."""
+        gate = Gate(rules=Rules(template=self.template, images=ImageFolder(self.images) if self.images else None))
+        verdict = Verdict()
+        for row in ctx.track(gate.examine(raw_records(file)), "check"):
+            verdict.records += 1
+            errors = [*row.errors, *self._needing_images(row)]
+            verdict.errors += errors
+            if errors:
+                verdict.bad[row.number] = errors[0].kind
+        if not verdict.records:
             raise InputError(f"{file} holds no records.")
-        return checked, gate
+        return gate, verdict
 
-    def _needing_images(self, row: Checked) -> Checked:
+    def _needing_images(self, row: Checked) -> list[Finding]:
         """Without an image folder, a record with an image has a missing one."""
         if self.images is not None or row.record is None or not row.record.images:
-            return row
+            return []
         detail = f"{row.record.images[0]}: no image folder is given"
-        missing = Finding(row.number, row.record.id, "missing-image", detail)
-        return Checked(number=row.number, raw=row.raw, record=row.record, findings=(*row.findings, missing))
+        return [Finding(row.number, row.record.id, "missing-image", detail)]
 
-    def _refuse(self, ctx: RunContext, file: Path, bad: Sequence[Checked], count: int) -> None:
+    def _refuse(self, ctx: RunContext, file: Path, verdict: Verdict) -> None:
         """Tell every bad record; raise InputError when they are more than the tolerated share."""
-        errors = [finding for row in bad for finding in row.errors]
+        errors, bad, count = verdict.errors, verdict.bad, verdict.records
         for finding in errors[:LISTED]:
             ctx.log.warning("%s, %s", file.name, _say(finding))
         if len(bad) <= self.tolerate * count and len(bad) < count:
@@ -138,14 +153,14 @@ class _Writer:
     turns: int = 0
     characters: int = 0
 
-    def add(self, row: Checked) -> bytes:
+    def add(self, number: int, raw: Any, fault: str | None) -> bytes:
         """The line of a record, or nothing when it is left out."""
         # ids repeat in real files; the place is unique
-        name = f"record/{row.number}"
-        if row.errors or row.record is None:
-            self.index.add(name, source="own-data", dropped=row.errors[0].kind)
+        name = f"record/{number}"
+        if fault:
+            self.index.add(name, source="own-data", dropped=fault)
             return b""
-        record = row.record
+        record = parse(raw, number)
         names = [self.names.get(image) or self._store(image) for image in record.images]
         parents = [f"{self.fingerprint}:image/{stored}" for stored in names]
         image = {"image": names[0] if len(names) == 1 else names} if names else {}

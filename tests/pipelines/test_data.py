@@ -156,6 +156,19 @@ def test_check_passes_a_clean_file(
     assert (code, told["errors"], told["warnings"]) == (0, {}, {})
 
 
+def test_a_tokenizer_gives_exact_lengths_and_a_labels_dry_run(
+    faulty: tuple[Path, Path], toy_foundation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("data", "check", faulty[0], "--tokenizer", toy_foundation / "language", "--max-length", 1000, "--json")
+    code, told, _ = pipeline(capsys, *args, "--image-tokens", 900)
+    assert code == 2 and told["lengths"]["exact"] is True
+    # `long` has one answer of 45,000 characters: it cannot be cut to fit, and nothing would be learned from it
+    assert told["errors"]["too-long-first-turn"] >= 1
+    assert {"image-count-mismatch", "empty-answer", "reserved-string"} <= set(told["errors"])
+    code, _, err = pipeline(capsys, "data", "check", faulty[0], "--tokenizer", faulty[1])
+    assert code == 2 and "no tokenizer at" in err
+
+
 def test_fix_mends_a_copy_and_records_every_change(
     faulty: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
