@@ -41,8 +41,10 @@ def with_questions(answers: list[Answer], questions: Path | None) -> list[Answer
     """Fill image, prompt and category of the answers from LLaVA's questions file, joined by question_id."""
     if questions is None:
         return answers
+    document = load(questions)
+    listed = document.get("questions", []) if isinstance(document, Mapping) else document
     known: dict[str, Mapping[str, Any] | None] = {}
-    for row in load(questions):
+    for row in listed:
         name = _first(row, IDS)
         known[name] = None if name in known else row
     return [_filled(answer, known.get(answer.id)) for answer in answers]
@@ -56,7 +58,7 @@ def _filled(answer: Answer, row: Mapping[str, Any] | None) -> Answer:
         text=answer.text,
         line=answer.line,
         prompt=answer.prompt or str(row.get("text") or row.get("question") or ""),
-        image=answer.image or str(row.get("image") or ""),
+        image=answer.image or str(row.get("image") or row.get("image_id") or ""),
         group=answer.group or str(row.get("category") or ""),
         row=answer.row,
     )

@@ -2,8 +2,9 @@
 
 An item carries the names under which answer files may know it (its id; its image with its question); an answer
 proposes names, the surest first, and takes the first one that belongs to exactly one item. A name shared by several
-items (MME's image id, TextVQA's image id) is skipped, never guessed. Line order counts only when no answer carries
-anything that could be an identity, and the remark says so.
+items (MME's image id, TextVQA's image id) is skipped, never guessed; only twins, the same question about the same
+image asked twice, are taken in turn. Ids that match nothing and count 0..n-1 or 1..n are places in the gold. Line order
+counts only when no answer carries anything that could be an identity. The remarks say which of these was needed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from llavaflow.datasets.benchmarks._benchmark import Answer, Item, Names, Pair
 from llavaflow.infra.errors import InputError
 
-SHARED = -1
 EXAMPLES = 5
 TAILS = re.compile(
     r"\n?(Answer the question (using|with) a single word( or phrase)?\.?"
@@ -72,42 +72,74 @@ def join(
     """The answer of every item. Raises InputError for duplicates, unknown ids and (unless allowed) holes."""
     if _without_identity(answers):
         return _by_order(items, answers, benchmark)
+    taken, strangers, doubles = _take(items, answers, names)
+    notes: tuple[str, ...] = ()
+    if len(strangers) == len(answers) and (placed := _by_place(answers, len(items))):
+        taken, strangers, notes = placed, [], ("ids are places in the gold file: none of them is a gold id",)
+    _refuse_doubles(doubles, benchmark)
+    missing = [item for item, answer in zip(items, taken, strict=True) if answer is None]
+    _refuse_strangers(strangers, missing, len(items), benchmark, allow_missing)
+    _refuse_holes(missing, len(items), benchmark, allow_missing)
+    if strangers:
+        notes += (f"{len(strangers)} answers belong to no question of this gold and were left out",)
+    pairs = [Pair(item=item, answer=answer) for item, answer in zip(items, taken, strict=True)]
+    return Joined(pairs=pairs, notes=notes, unknown=len(strangers))
+
+
+def _take(
+    items: Sequence[Item], answers: Sequence[Answer], names: Names
+) -> tuple[list[Answer | None], list[Answer], list[Answer]]:
+    """The answer of every item, the answers without an item, and those to an item that has one."""
     index = _index(items)
     taken: list[Answer | None] = [None] * len(items)
     strangers: list[Answer] = []
     doubles: list[Answer] = []
     for answer in answers:
-        place = _place(answer, names, index)
-        if place is None:
-            strangers.append(answer)
-        elif taken[place] is not None:
-            doubles.append(answer)
+        places = _places(answer, names, index)
+        free = next((place for place in places if taken[place] is None), None)
+        if free is not None:
+            taken[free] = answer
         else:
-            taken[place] = answer
-    _refuse_doubles(doubles, benchmark)
-    missing = [item for item, answer in zip(items, taken, strict=True) if answer is None]
-    _refuse_strangers(strangers, missing, len(items), benchmark, allow_missing)
-    _refuse_holes(missing, len(items), benchmark, allow_missing)
-    notes = (f"{len(strangers)} answers belong to no question of this gold and were left out",) if strangers else ()
-    pairs = [Pair(item=item, answer=answer) for item, answer in zip(items, taken, strict=True)]
-    return Joined(pairs=pairs, notes=notes, unknown=len(strangers))
+            (doubles if places else strangers).append(answer)
+    return taken, strangers, doubles
 
 
-def _index(items: Sequence[Item]) -> dict[str, int]:
-    index: dict[str, int] = {}
+def _index(items: Sequence[Item]) -> dict[str, list[int]]:
+    """The places of every name: one, several for twins, none for a name that different items share."""
+    index: dict[str, list[int]] = {}
     for place, item in enumerate(items):
         for name in item.names:
-            known = index.get(name)
-            index[name] = place if known is None or known == place else SHARED
+            known = index.setdefault(name, [place])
+            if known and known[-1] != place:
+                if _twins(items[known[0]], item):
+                    known.append(place)
+                else:
+                    known.clear()
     return index
 
 
-def _place(answer: Answer, names: Names, index: dict[str, int]) -> int | None:
+def _twins(left: Item, right: Item) -> bool:
+    same = (left.image, left.text, left.group) == (right.image, right.text, right.group)
+    return same and bool(left.image and left.text)
+
+
+def _places(answer: Answer, names: Names, index: dict[str, list[int]]) -> list[int]:
     for name in names(answer):
-        place = index.get(name, SHARED)
-        if place != SHARED:
-            return place
-    return None
+        places = index.get(name)
+        if places:
+            return places
+    return []
+
+
+def _by_place(answers: Sequence[Answer], items: int) -> list[Answer | None] | None:
+    """The answers by their ids as places in the gold, counted from 0 or from 1."""
+    if not all(answer.id.isdecimal() for answer in answers) or len(answers) != items:
+        return None
+    numbers = {int(answer.id): answer for answer in answers}
+    first = min(numbers)
+    if first > 1 or len(numbers) != items or max(numbers) != first + items - 1:
+        return None
+    return [numbers[first + place] for place in range(items)]
 
 
 def _without_identity(answers: Sequence[Answer]) -> bool:

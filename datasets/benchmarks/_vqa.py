@@ -21,15 +21,15 @@ from llavaflow.infra.errors import InputError
 SERVER_KEYS = {"question_id", "answer"}
 
 
-def read_vqa(gold: Path, options: Options, *patterns: str, by_question: bool = False) -> list[Item]:
+def read_vqa(gold: Path, options: Options, *patterns: str) -> list[Item]:
     """Annotations and questions of the VQA format (two files), or one list or `data` list that holds both.
 
-    An item's gold is its human answers as one-line texts; `by_question` adds the name made of image and question.
+    An item's gold is its human answers as one-line texts.
     """
     path = find(gold, *patterns, what="annotations in VQA format")
     document = load(path)
     if isinstance(document, Mapping) and "annotations" in document:
-        return _two_files(document["annotations"], _questions(path, gold, options) if by_question else {})
+        return _two_files(document["annotations"], _questions(path, gold, options))
     listed = document.get("data") if isinstance(document, Mapping) else document
     if not isinstance(listed, list):
         raise InputError(f"{path} has neither `annotations` nor `data`: it is not a VQA gold file.")

@@ -67,7 +67,8 @@ def _item(row: Row, number: int, text: str, as_corners: bool, group: str, places
     places[reference] = place + 1
     own = next((str(row[key]) for key in ("sent_id", "question_id", "id") if row.get(key) is not None), "")
     # MiniGPT-4's answers are lists per reference, in the order of its expressions
-    names = [own, asked(image, text), f"{reference}#{place}", reference, f"?{text.strip().lower()}"]
+    said = text.strip().lower()
+    names = [f"{own}|{said}", asked(image, text), own, f"{reference}#{place}", reference, f"?{said}"]
     return Item(
         id=own or str(number),
         gold=corners(row["bbox"], as_corners),
@@ -83,11 +84,13 @@ def _names(answer: Answer) -> Iterator[str]:
     row: Mapping[str, object] = answer.row
     text = next((str(row[key]) for key in TEXTS[:5] if row.get(key)), answer.prompt).replace("<image>", "")
     text = text.strip().split(ASK)[-1].strip()
+    # an id counts first only together with the expression: it may be a place in the file of another tool
+    for said in dict.fromkeys((text.rstrip("."), text)) if text else ():
+        yield f"{answer.id}|{said.lower()}"
+        yield asked(answer.image, said)
     yield from (name for name in (str(row.get("sent_id") or ""), answer.id) if name)
     if text:
-        yield asked(answer.image, text)
         yield f"?{text.rstrip('.').strip().lower()}"
-        yield f"?{text.lower()}"
 
 
 def _box(pair: Pair, options: Options) -> Corners | None:

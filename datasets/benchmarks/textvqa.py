@@ -29,9 +29,7 @@ OCR_LINE = "Reference OCR token:"
 
 
 def _read(gold: Path, options: Options) -> list[Item]:
-    items = read_vqa(
-        gold, options, "TextVQA_0.5.1_val.json", "*annotations*.json", "TextVQA*.json", "*.json", by_question=True
-    )
+    items = read_vqa(gold, options, "TextVQA_0.5.1_val.json", "*annotations*.json", "TextVQA*.json", "*.json")
     short = [item.id for item in items if len(item.gold) != HUMANS]
     if short:
         raise InputError(f"textvqa: {len(short)} questions do not have {HUMANS} human answers (first: {short[0]}).")

@@ -149,3 +149,38 @@ def test_missing_gold_says_where_it_looked(write: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="looked for testdev_balanced_questions.json"):
         score("gqa", answers, tmp_path / "empty")
+
+
+def test_twins_are_taken_in_turn_and_other_shared_names_are_not(write: Any) -> None:
+    """The same question about the same image twice is one question; two questions about one image are not."""
+    question = {"question": "Q?", "imageId": "n", "answer": "red", "types": {}}
+    gold = write(
+        "twins_questions.json",
+        {"a": question, "b": {**question, "answer": "blue"}, "c": {**question, "question": "R?"}},
+    )
+    said = [
+        {"question_id": "n", "prompt": f"{q}?{SHORT}", "text": t}
+        for q, t in (("Q", "red"), ("Q", "blue"), ("R", "red"))
+    ]
+    assert score("gqa", write("a.jsonl", llava(said)), gold).score == 100.0
+    with pytest.raises(InputError, match="unknown id"):
+        score(
+            "gqa",
+            write("b.jsonl", llava([{"question_id": "n", "text": "red"}, {"question_id": "m", "text": "red"}])),
+            gold,
+        )
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_ids_that_count_are_places_in_the_gold(write: Any, first: int) -> None:
+    gold = write("g_questions.json", {k: {"question": k, "answer": k, "types": {}} for k in ("x", "y", "z")})
+    result = score("gqa", write("a.json", {str(first + n): text for n, text in ((2, "z"), (0, "x"), (1, "q"))}), gold)
+    assert result.score == pytest.approx(200 / 3) and "places in the gold" in result.notes[0]
+
+
+def test_questions_file_in_vqa_form_gives_the_prompts(write: Any) -> None:
+    questions = {"questions": [{"question_id": 5 + n, "image_id": f"n{n}", "question": f"Q{n}?"} for n in range(3)]}
+    result = score(
+        "gqa", write("a.json", {str(5 + n): "red" for n in range(3)}), gqa(write), questions=write("q.json", questions)
+    )
+    assert result.score == 100.0

@@ -241,3 +241,17 @@ def test_tricky_replies_are_handled(write: Any) -> None:
     assert score("mathvista", write("a.json", {str(n): text for n, text in enumerate(TRICKY)}), gold).score == 0
     boxes = rec(write, [[0, 0, 64, 48]] * len(TRICKY))
     assert score("refcoco", write("b.json", {str(n): text for n, text in enumerate(TRICKY)}), boxes).score == 0
+
+
+def test_refcoco_takes_a_place_as_id_only_with_the_expression(write: Any) -> None:
+    """Ids that count rows and meet the gold's own ids by chance do not bend the join."""
+    rows = [
+        {"img_path": f"i{n}.jpg", "expression": f"thing {n}", "bbox": [0, 0, 64 * (n + 1), 480], "width": 640,
+         "height": 480, "sent_id": n + 1}
+        for n in range(3)
+    ]  # fmt: skip
+    said = [
+        {"question_id": n, "image": f"i{n}.jpg", "prompt": f"thing {n}", "text": f"[0, 0, {0.1 * (n + 1)}, 1]"}
+        for n in range(3)
+    ]
+    assert score("refcoco", write("a.jsonl", llava(said[::-1])), write("REC.jsonl", rows)).score == 100
