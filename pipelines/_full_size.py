@@ -32,6 +32,7 @@ CLIP_336 = Pretrained(hub="openai/clip-vit-large-patch14-336")
 LLAVA = "haotian-liu/LLaVA"
 MODEL_ZOO = f"{LLAVA} docs/MODEL_ZOO.md"
 V1_README = f"{LLAVA} README.md at v1.0.1"
+EVAL_SCRIPT = f"{LLAVA} llava/eval/model_vqa_loader.py"
 HF_DEFAULT = "transformers TrainingArguments, not changed by upstream's scripts"
 
 # the benchmarks that can be scored here, without a server that keeps the gold to itself and without a judge
@@ -122,24 +123,24 @@ def two_stages(
     name: str,
     title: str,
     *,
-    captions: OwnData,
-    instructions: OwnData,
     first: Train,
     second: Train,
     benchmarks: tuple[str, ...],
+    licence: str,
     licence_notes: tuple[str, ...] = LICENCE_DATA,
     notes: str = "",
     sources: dict[str, str],
 ) -> Recipe:
-    """A recipe over published JSON files: pretrain, finetune, evaluate, publish."""
+    """A recipe over published JSON files: captions, instructions, pretrain, finetune, evaluate, publish."""
     questions = exam(benchmarks)
     scores = evaluate(second, questions, second.template)
     publish = Publish(
         model=second,
         projector=first,
-        data=(captions, instructions),
+        data=(first.data, second.data),
         scores=scores,
         title=title,
+        licence=licence,
         licence_notes=licence_notes,
     )
     return Recipe(
@@ -147,8 +148,8 @@ def two_stages(
         title=title,
         notes=notes,
         stages={
-            "captions": captions,
-            "instructions": instructions,
+            "captions": first.data,
+            "instructions": second.data,
             "pretrain": first,
             "finetune": second,
             "questions": questions,

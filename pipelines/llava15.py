@@ -136,6 +136,6 @@ RECIPE = Recipe(
             f"mix.components[{number}].expected": "haotian-liu/LLaVA issue 702, sum-checked against the released file"
             for number in range(len(MIX665K.parts))
         },
-        **base.cite("evaluate", "haotian-liu/LLaVA llava/eval/model_vqa_loader.py", "max_new_tokens template"),
+        **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens template"),
     },
 )
