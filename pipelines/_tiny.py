@@ -6,7 +6,8 @@ from the hub, this one takes from `world` and `foundation`; everything behind th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._pretrained import Pretrained
@@ -29,12 +30,17 @@ from llavaflow.stages.world import World
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What differs between the toy sizes. Steps follow from the data; the mixture's shares are those of mix665k."""
+    """What differs between the toy sizes. Steps follow from the data.
+
+    instruct  images for conversation, detail and complex reasoning
+    samples   records drawn per component of the mixture; all of a component that is not named
+    """
 
     world: World
     foundation: Foundation
-    sampling: dict[str, str]
-    clip_threshold: float
+    instruct: tuple[int, int, int]
+    samples: dict[str, int] = field(default_factory=dict)
+    clip_fraction: float
     pretrain_batch: int
     pretrain_lr: float
     finetune_batch: int
@@ -58,13 +64,14 @@ def tiny_recipe(name: str, title: str, scale: Scale) -> Recipe:
             Decode(),
             Size(min_side_px=48, max_aspect_ratio=3.0),
             Duplicates(max_distance=0),
-            ClipScore(clip=clip, threshold=scale.clip_threshold),
+            ClipScore(clip=clip, fraction=scale.clip_fraction),
             Concepts(min_captions=3, max_captions=100),
         ),
     )
     caption = Caption(data=keep, model=Pretrained(stage=foundation, folder="blip"))
-    synthesize = Synthesize(data=world)
-    mix = Mix(components=_components(world, synthesize, scale.sampling))
+    conversation, detail, complex_reasoning = scale.instruct
+    synthesize = Synthesize(data=world, conversation=conversation, detail=detail, complex=complex_reasoning)
+    mix = Mix(components=_components(world, synthesize, scale.samples))
     pretrain = _train(scale, caption, clip, language, None)
     finetune = _train(scale, mix, clip, language, pretrain)
     evaluate = Evaluate(
@@ -100,7 +107,7 @@ def tiny_recipe(name: str, title: str, scale: Scale) -> Recipe:
     )
 
 
-def _components(world: World, synthesize: Synthesize, sampling: dict[str, str]) -> tuple[Component, ...]:
+def _components(world: World, synthesize: Synthesize, samples: Mapping[str, int]) -> tuple[Component, ...]:
     """The ten components of mix665k, in its order."""
     raw = ("sharegpt", "vqav2", "gqa", "okvqa", "ocrvqa", "aokvqa", "textcaps", "refcoco", "vg")
     instruct = Component(
@@ -108,7 +115,6 @@ def _components(world: World, synthesize: Synthesize, sampling: dict[str, str]) 
         source="llava-json",
         data=synthesize,
         folder="data.jsonl",
-        sampling=sampling.get("llava-instruct", "all"),
     )
     shared = {"vqav2": "coco", "okvqa": "coco", "aokvqa": "coco", "refcoco": "coco"}
     return (
@@ -120,7 +126,7 @@ def _components(world: World, synthesize: Synthesize, sampling: dict[str, str]) 
                 data=world,
                 folder=f"raw/{name}",
                 images=None if name == "sharegpt" else f"raw/{shared.get(name, name)}",
-                sampling=sampling.get(name, "all"),
+                sampling=f"random:{samples[name]}" if name in samples else "all",
             )
             for name in raw
         ),

@@ -14,8 +14,21 @@ RECIPE = tiny_recipe(
     Scale(
         world=world,
         foundation=Foundation(world=world),
-        sampling={},
-        clip_threshold=0.0,
+        # 6,000 records in the shares of mix665k
+        instruct=(523, 207, 694),
+        samples={
+            "sharegpt": 367,
+            "vqav2": 747,
+            "gqa": 651,
+            "okvqa": 81,
+            "ocrvqa": 721,
+            "aokvqa": 597,
+            "textcaps": 198,
+            "refcoco": 437,
+            "vg": 779,
+        },
+        # about a tenth of the captions are planted on the wrong picture
+        clip_fraction=0.88,
         pretrain_batch=32,
         pretrain_lr=2e-3,
         finetune_batch=16,
