@@ -62,16 +62,20 @@ def duration(seconds: float) -> str:
 
 
 def _scores(console: Console, name: str, artifact: Artifact) -> None:
+    """The tables of an evaluation; its rules are paragraphs and stand in the report."""
+    from rich.markup import escape
     from rich.table import Table
 
     for title, header, rows in tables(artifact.facts):
-        table = Table(title=title or f"{name}: scores", title_justify="left", box=None, pad_edge=False)
-        for number, column in enumerate(header):
-            table.add_column(column, justify="right" if number else "left")
+        table = Table(title=title or f"{name}: {artifact.ref}", title_justify="left", box=None, pad_edge=False)
+        shown = [number for number, column in enumerate(header) if column != "rule"]
+        for number in shown:
+            table.add_column(header[number], justify="right" if number else "left")
         for cells in rows:
-            table.add_row(*cells)
+            table.add_row(*[escape(cells[number]) for number in shown])
         console.print(table)
         console.print()
+    console.print(f"rules        pipeline show {artifact.ref}\n")
 
 
 def _addresses(run: Run) -> Iterator[str]:
