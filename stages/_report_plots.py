@@ -42,7 +42,7 @@ def radar(rows: Mapping[str, Mapping[str, float]], names: Sequence[str], out: Pa
         axes.fill(angles, [*radii, radii[0]], alpha=0.08)
     axes.set_xticks(angles[:-1], list(names))
     axes.set_yticklabels([])
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.28), ncols=2)
     figure.savefig(out, dpi=110, bbox_inches="tight")
     return True
 

@@ -14,7 +14,7 @@ from llavaflow.datasets.benchmarks._files import Row
 
 Corners = tuple[float, float, float, float]
 NUMBER = r"(-?\d+(?:\.\d+)?)"
-FOUR = re.compile(rf"\[\s*{NUMBER},\s*{NUMBER},\s*{NUMBER},\s*{NUMBER}\s*\]", re.ASCII)
+FOUR = re.compile(rf"\[\s*{NUMBER},\s*{NUMBER},\s*{NUMBER},\s*{NUMBER}\s*\]")
 EDGE_PX = 2.0
 # dumps whose boxes are known to be corners: Visual-CoT, LLaVA-style lines
 CORNER_KEYS = ("expression", "sent", "phrase")
