@@ -126,15 +126,33 @@ def check(
     roles = [role for role, _ in turns]
     if not roles or len(roles) % 2 or roles != ["human", "gpt"] * (len(roles) // 2):
         return Rejected(reason="not-alternating", detail=", ".join(roles) or "no turns")
-    for place, (role, text) in enumerate(turns):
-        if not text.strip():
-            return Rejected(reason="empty-answer" if role == "gpt" else "empty-question", detail=f"turn {place}")
-        if role == "gpt" and IMAGE in text:
-            return Rejected(reason="image-in-answer", detail=f"turn {place}")
-        mark = _reserved(text, template, reserved)
-        if mark is not None:
-            return Rejected(reason="reserved-string", detail=f"{mark!r} in turn {place}")
-    return _check_images([text for _, text in turns[::2]], image_count, template)
+    texts = [text for _, text in turns]
+    return (
+        _check_empty(texts)
+        or _check_marks(texts, template, reserved)
+        or _check_images(texts[::2], image_count, template)
+    )
+
+
+def _check_empty(texts: list[str]) -> Rejected | None:
+    if all(texts) and not any(map(str.isspace, texts)):
+        return None
+    place = next(place for place, text in enumerate(texts) if not text.strip())
+    return Rejected(reason="empty-answer" if place % 2 else "empty-question", detail=f"turn {place}")
+
+
+def _check_marks(texts: list[str], template: Template, reserved: re.Pattern[str] | None) -> Rejected | None:
+    """Texts are searched in one go; which of them it was is only asked when something was found."""
+    together = "\0".join(texts)
+    if IMAGE in together[len(texts[0]) :]:
+        for place, text in enumerate(texts):
+            if place % 2 and IMAGE in text:
+                return Rejected(reason="image-in-answer", detail=f"turn {place}")
+    if _reserved(together, template, reserved) is None:
+        return None
+    found = ((place, _reserved(text, template, reserved)) for place, text in enumerate(texts))
+    place, mark = next((place, mark) for place, mark in found if mark is not None)
+    return Rejected(reason="reserved-string", detail=f"{mark!r} in turn {place}")
 
 
 def _check_images(questions: list[str], image_count: int, template: Template) -> Rejected | None:

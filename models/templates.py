@@ -140,14 +140,15 @@ def _row(name: str, row: dict[str, Any]) -> Template:
 
 def _pairs(form: Template, turns: Turns) -> list[tuple[str, str]]:
     """(question, answer) pairs with images in place; the caller has checked that the turns alternate."""
-    if len(turns) % 2 or any(role != ("human", "gpt")[place % 2] for place, (role, _) in enumerate(turns)):
-        raise InputError(f"template {form.name}: turns must alternate human, gpt; got {[role for role, _ in turns]}")
+    roles = [role for role, _ in turns]
+    if roles != ["human", "gpt"] * (len(turns) // 2):
+        raise InputError(f"template {form.name}: turns must alternate human, gpt; got {roles}")
     asked = [_with_image(form, text) for _, text in turns[::2]]
     return list(zip(asked, (text for _, text in turns[1::2]), strict=True))
 
 
 def _with_image(form: Template, text: str) -> str:
-    return place_images(text).replace(IMAGE, form.image_text)
+    return place_images(text).replace(IMAGE, form.image_text) if IMAGE in text else text
 
 
 def _plain(form: Template, pairs: list[tuple[str, str]], rule: Rule) -> Iterator[Segment]:

@@ -25,6 +25,7 @@ MOST_WORDS = 2_000_000
 _FILLER = "x"
 # a space that does not begin a piece: at the start, or after other whitespace
 _UNEVEN = re.compile(r"^ |\s ")
+_UNEVEN_ASCII = [f"{chr(code)} " for code in range(128) if chr(code).isspace()]
 # a token that reaches over the end of a word into the next: word-start marks and the byte-level spellings of blanks
 _CROSSING = re.compile(r"[^▁ĠĊĉčĈ\s][▁Ġ ]")
 # bytes of an id in a packed piece
@@ -173,7 +174,7 @@ def _is_known(state: dict[str, Any]) -> bool:
 def _pieces(section: str) -> tuple[str, list[str]]:
     """The first piece, and the others without the space that each begins with."""
     words = section.split(" ")
-    if not _UNEVEN.search(section):
+    if not _is_uneven(section):
         return words[0], words[1:]
     joined = [words[0]]
     for word in words[1:]:
@@ -184,6 +185,13 @@ def _pieces(section: str) -> tuple[str, list[str]]:
         else:
             joined.append(word)
     return joined[0], joined[1:]
+
+
+def _is_uneven(section: str) -> bool:
+    if not section.isascii():
+        return _UNEVEN.search(section) is not None
+    # plain searches are ten times as fast as the pattern
+    return section[:1] == " " or any([pair in section for pair in _UNEVEN_ASCII])
 
 
 def _steps(ids: list[int], offsets: list[tuple[int, int]], length: int) -> list[tuple[int, int, int]]:
