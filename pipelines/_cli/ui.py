@@ -54,6 +54,8 @@ def _listen(port: int | None) -> socket.socket:
         listener.bind(("127.0.0.1", wanted))
     except OSError as error:
         raise LlavaflowError(f"port {wanted} on 127.0.0.1 is taken ({error.strerror}). Choose another port.") from error
+    # who follows the printed address at once waits in this queue
+    listener.listen(128)
     return listener
 
 
