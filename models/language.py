@@ -6,15 +6,11 @@ and templates by substrings of the path, so that renaming a folder changed the m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models.templates import IMAGE, Template, for_family
-
-# what LoRA never touches: upstream leaves the head, the tower and the projector alone
-_NOT_ADAPTED = ("lm_head", "vision_tower", "multi_modal_projector", "mm_projector", "vision_resampler")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +112,3 @@ def _one_token(mark: str, tokenizer: Any) -> bool:
 def knows_image(tokenizer: Any) -> bool:
     """Whether `<image>` is one token of this tokenizer."""
     return _one_token(IMAGE, tokenizer)
-
-
-def lora_targets(model: Any) -> list[str]:
-    """Full names of the linear layers that LoRA adapts: all of the language model but its head.
-
-    Full names, because PEFT takes a bare `q_proj` as a suffix and would adapt the vision tower's as well.
-    """
-    import torch
-
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    return [name for name in names if not _is_kept(name.split("."))]
-
-
-def _is_kept(parts: Iterable[str]) -> bool:
-    return any(part in _NOT_ADAPTED for part in parts)

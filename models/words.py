@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int32]
 
-# more words than a mixture of a million samples has; beyond it the memory starts anew
-MOST_WORDS = 2_000_000
+# about 100 MB; beyond it the memory starts anew
+MOST_WORDS = 400_000
 _FILLER = "x"
 # a space that does not begin a piece: at the start, or after other whitespace
 _UNEVEN = re.compile(r"^ |\s ")

@@ -14,7 +14,7 @@ import torch
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models.labels import Encoded
-from llavaflow.models.language import FAMILIES, check_template, families_of, knows_image, lora_targets
+from llavaflow.models.language import FAMILIES, check_template, families_of, knows_image
 from llavaflow.models.packing import collate_packed
 from llavaflow.models.templates import template
 
@@ -98,13 +98,14 @@ def test_image_token() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen", "mpt"])
-def test_lora_touches_the_language_model_alone(kind: str) -> None:
-    model = llava(kind)
-    family = families_of(model.config)[0]
-    targets = lora_targets(model)
-    assert {name.rsplit(".", 1)[-1] for name in targets} == set(family.linears)
-    assert all(".language_model." in name for name in targets) and len(targets) == 2 * len(family.linears)
-    assert any(type(module).__name__ == family.block for module in model.modules())
+def test_block_and_linear_layers_are_named_as_they_are(kind: str) -> None:
+    language = llava(kind).model.language_model
+    family = families_of(language.config)[0]
+    blocks = [module for module in language.modules() if type(module).__name__ == family.block]
+    linears = [name for name, module in language.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert len(blocks) == 2
+    assert {name.rsplit(".", 1)[-1] for name in linears} == set(family.linears)
+    assert len(linears) == 2 * len(family.linears)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen", "mpt"])
