@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.stages._egress import EgressProxy
 from llavaflow.stages._reasons import reason_of
 
 RUNNER = Path(__file__).with_name("_img2dataset.py")
@@ -61,8 +62,34 @@ def interpreter() -> Path:
     return python
 
 
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How to fetch: the proxy in front, img2dataset's options and environment, and how long may nothing happen."""
+
+    proxy: EgressProxy
+    options: Mapping[str, Any]
+    env: Mapping[str, str]
+    stall_s: float
+
+
+def fetch_groups(groups: Sequence[Group], way: Way) -> Iterator[int]:
+    """Fetch groups one after the other behind one proxy, yielding how many more URLs are done."""
+    with way.proxy as proxy:
+        ways_out = dict.fromkeys(("http_proxy", "https_proxy", "ftp_proxy"), proxy.url)
+        for group in groups:
+            before = 0
+            for done in group.fetch(way.options, {**way.env, **ways_out}, lambda: proxy.requests, way.stall_s):
+                yield done - before
+                before = done
+
+
+def make_fetcher(*, way: Way) -> Callable[[list[Group]], list[int]]:
+    """The same as a worker's function, for groups that are spread over nodes with a shared work folder."""
+    return lambda groups: [sum(fetch_groups([group], way)) for group in groups]
+
+
 def groups_of(wanted: Sequence[Wanted], folder: Path) -> list[Group]:
-    """The groups into which a list of URLs, sorted by id, is cut."""
+    """The groups into which a list of URLs, sorted by id, is cut; the cut does not depend on the machine."""
     starts = range(0, len(wanted), URLS_PER_GROUP)
     return [Group(folder / f"{start:09d}", wanted[start : start + URLS_PER_GROUP]) for start in starts]
 

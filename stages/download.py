@@ -27,7 +27,7 @@ from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.stages._egress import EgressProxy
-from llavaflow.stages._fetch import Fetched, Group, Wanted, groups_of
+from llavaflow.stages._fetch import Fetched, Group, Wanted, Way, fetch_groups, groups_of, make_fetcher
 from llavaflow.stages._fetch_ledger import ledger_row, ledger_writer, read_successes
 from llavaflow.stages._pairs import LEDGER
 from llavaflow.stages._reasons import histogram, is_transient
@@ -120,29 +120,37 @@ class Download(Stage):
 
     def _fetch(self, ctx: RunContext, wanted: Sequence[Wanted], number: int) -> Results:
         groups = groups_of(wanted, ctx.work / f"pass-{number:03d}")
-        if any(group.done() < len(group.wanted) for group in groups):
+        left = [group for group in groups if group.done() < len(group.wanted)]
+        if left:
             with ExitStack() as stack:
-                proxy = stack.enter_context(self._proxy(ctx, stack))
+                way = self._way(ctx, stack)
                 bar = stack.enter_context(ctx.progress.bar("download", len(wanted)))
-                for group in groups:
-                    before = 0
-                    for done in group.fetch(self._options(ctx), self._env(proxy), lambda: proxy.requests, STALL_S):
-                        bar.advance(done - before)
-                        before = done
+                bar.advance(len(wanted) - sum(len(group.wanted) for group in left))
+                for done in self._spread(ctx, left, way):
+                    bar.advance(done)
         return lambda: _chained(groups)
 
-    def _proxy(self, ctx: RunContext, stack: ExitStack) -> EgressProxy:
+    def _spread(self, ctx: RunContext, groups: Sequence[Group], way: Way) -> Iterator[int]:
+        """Fetch groups here, or over the nodes of a larger machine (whose store is a folder that all of them see)."""
+        if ctx.machine.nodes == 1 or self.web is not None:
+            return fetch_groups(groups, way)
+        from llavaflow.infra.ray import map_batches
+
+        return map_batches(groups, make_fetcher, arguments={"way": way}, batch_size=1, workers=ctx.machine.nodes)
+
+    def _way(self, ctx: RunContext, stack: ExitStack) -> Way:
         host_map: dict[str, tuple[str, int]] = {}
         if self.web is not None:
             web = stack.enter_context(WorldWeb(ctx.path(self.web) / "web"))
             host_map = dict.fromkeys(web.hosts, web.address)
-        return EgressProxy(
+        proxy = EgressProxy(
             allow_hosts=self.allow_hosts,
             host_map=host_map,
-            per_host=self.per_host,
+            per_host=max(1, self.per_host // ctx.machine.nodes),
             max_bytes=self.max_bytes,
             timeout_s=2.0 * self.timeout_s,
         )
+        return Way(proxy=proxy, options=self._options(ctx), env=self._env(), stall_s=STALL_S)
 
     def _options(self, ctx: RunContext) -> dict[str, Any]:
         """Every option of img2dataset that bears on the result, given explicitly: its defaults add white borders."""
@@ -173,13 +181,12 @@ class Download(Stage):
             "max_shard_retry": 1,
         }
 
-    def _env(self, proxy: EgressProxy) -> dict[str, str]:
-        """A bare environment: no secrets of ours, no way out but the proxy, no news from home."""
+    def _env(self) -> dict[str, str]:
+        """A bare environment: no secrets of ours, and no news from home."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        ways_out = dict.fromkeys(("http_proxy", "https_proxy", "ftp_proxy"), proxy.url)
         quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
         # checked by OpenCV on the header, before a decompression bomb unfolds
-        return kept | ways_out | quiet | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(self.max_pixels)}
+        return kept | quiet | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(self.max_pixels)}
 
     def _write(
         self, ctx: RunContext, entries: Sequence[Entry], repeated: Sequence[Entry], sources: Sequence[Results]

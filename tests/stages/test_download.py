@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from PIL import Image
 from llavaflow.datasets._index import IndexWriter, read_index, read_row, sha256_bytes
 from llavaflow.datasets._shards import ImageTable, read_shards
 from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.infra.machine import Machine
+from llavaflow.stages import _fetch
 from llavaflow.stages._reasons import histogram, is_transient, reason_of
 from llavaflow.stages._url_table import read_urls
 from llavaflow.stages._web import WorldWeb
@@ -153,6 +156,28 @@ def test_too_few_successes_fail_with_the_histogram_and_a_second_run_retries(benc
     mended["images.scenes.test"] |= {f"/{n}.jpg": {"file": f"{n}.jpg"} for n in range(GOOD)}
     (bench.path(given) / "web/routes.json").write_text(json.dumps(mended))
     assert bench.run(download).facts["samples"] == GOOD + 1
+
+
+@pytest.mark.slow
+def test_groups_are_spread_over_nodes(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llavaflow.infra import ray
+
+    monkeypatch.setattr(_fetch, "URLS_PER_GROUP", 20)
+    routes = {f"/{n}.jpg": {"file": "a.jpg"} for n in range(50)}
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/a.jpg").write_bytes(picture(1))
+    (tmp_path / "web/routes.json").write_text(json.dumps({"127.0.0.1": routes}))
+    with WorldWeb(tmp_path / "web") as web:
+        urls = [f"http://127.0.0.1:{web.address[1]}/{n}.jpg" for n in range(52)]
+        pq.write_table(pa.table({"URL": urls}), tmp_path / "urls.parquet")
+        download = Download(urls=tmp_path / "urls.parquet", caption_column=None, allow_hosts=("127.0.0.1",), retries=0)
+        one = bench.run(download)
+        ctx = replace(bench.context(download, generation=1), machine=Machine(kind="cpu", nodes=2))
+        two = download.run(ctx)
+        ray.shutdown()
+    assert one.facts["samples"] == 50 and one.facts == two.facts
+    tars = [(bench.path(artifact) / "shards/00000.tar").read_bytes() for artifact in (one, two)]
+    assert tars[0] == tars[1]
 
 
 DRIVER = """
