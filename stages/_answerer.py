@@ -26,6 +26,9 @@ def make_answerer(
     def answer(batch: list[dict[str, object]]) -> list[str]:
         asked = []
         for row in batch:
+            if row["shown"] is None:
+                asked.append(Question(prompt_ids(llava, template, [("human", str(row["text"]))])))
+                continue
             image = open_image(Path(images) / str(row["shown"]), str(row["variant"]))
             ids = prompt_ids(llava, template, [("human", f"<image>\n{row['text']}")], [image.size])
             asked.append(Question(ids, pixels(llava, image)))

@@ -8,10 +8,10 @@ they come, so an evaluation that is killed goes on with the questions that are l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from llavaflow.datasets.benchmarks._files import rows
 from llavaflow.infra.errors import StageFailed
@@ -43,13 +43,16 @@ class Asked:
 
 
 def questions(root: Path, benchmark: str, variants: Sequence[Variant], seed: int) -> list[Asked]:
-    """The questions of a benchmark in every variant. Raises StageFailed when the questions artifact has none."""
+    """The questions of a benchmark in every variant; one without a picture is the same in all of them.
+
+    Raises StageFailed when the questions artifact has none.
+    """
     path = root / "eval" / benchmark / QUESTIONS
     if not path.is_file():
         there = ", ".join(sorted(folder.name for folder in (root / "eval").glob("*") if folder.is_dir()))
         raise StageFailed(f"no questions for {benchmark}: looked for {path}; there is {there or 'nothing'}.")
     records = rows(path)
-    other = _another_image([str(row["image"]) for row in records], seed)
+    other = _another_image(filter(None, map(_image, records)), seed)
     return [
         Asked(
             benchmark=benchmark,
@@ -57,13 +60,18 @@ def questions(root: Path, benchmark: str, variants: Sequence[Variant], seed: int
             row=number,
             id=str(row["question_id"]),
             text=str(row["text"]),
-            image=str(row["image"]),
+            image=_image(row),
             category=str(row.get("category", "")),
-            shown=other[str(row["image"])] if variant == "shuffled" else str(row["image"]),
+            shown=(other[_image(row)] if variant == "shuffled" else _image(row)) if _image(row) else None,
         )
         for variant in variants
         for number, row in enumerate(records)
     ]
+
+
+def _image(row: Mapping[str, Any]) -> str:
+    """The picture of a question, empty for a question in words alone (half of ScienceQA)."""
+    return str(row.get("image") or "")
 
 
 def _another_image(images: Iterable[str], seed: int) -> dict[str, str]:

@@ -48,11 +48,12 @@ class Questions(Stage):
                 rows = self._benchmark(ctx.out, name, index)
                 counts[name] = len(rows)
                 images.update(rows)
-            self._images(ctx.out, sorted(images), index)
-        return ctx.finish({"samples": sum(counts.values()), "questions": counts, "images": len(images), "dropped": {}})
+            self._images(ctx.out, sorted(images - {""}), index)
+        shown = len(images - {""})
+        return ctx.finish({"samples": sum(counts.values()), "questions": counts, "images": shown, "dropped": {}})
 
     def _benchmark(self, out: Path, name: str, index: IndexWriter) -> list[str]:
-        """Copy one benchmark and index its questions; the picture of each."""
+        """Copy one benchmark and index its questions; the picture of each, empty for a question in words alone."""
         source = self.folder / name
         file = source / QUESTIONS
         if not file.is_file():
@@ -83,9 +84,16 @@ class Questions(Stage):
 
 
 def _lines(file: Path) -> Iterator[tuple[bytes, str]]:
-    """Every question line and the picture it names. Raises InputError for one that names none."""
+    """Every question line and the picture it names. Raises InputError for one that is no question."""
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:
-            yield line, str(orjson.loads(line)["image"])
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{file}, line {number}: not a question with a picture ({error}).") from error
+            row = orjson.loads(line)
+            missing = [key for key in ("question_id", "text") if key not in row]
+            image = str(row.get("image") or "")
+        except (orjson.JSONDecodeError, TypeError, AttributeError) as error:
+            raise InputError(f"{file}, line {number}: not a JSON object ({error}).") from error
+        if missing:
+            raise InputError(f"{file}, line {number}: a question without {' and '.join(missing)}.")
+        if image.startswith("/") or ".." in image.split("/"):
+            raise InputError(f"{file}, line {number}: the picture {image} leads out of the image folder.")
+        yield line, image

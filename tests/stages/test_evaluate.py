@@ -162,3 +162,14 @@ def test_llava_ids_that_repeat_still_join(bench: Any) -> None:
     asked = questions(world, "textvqa", ("images",), seed=0)
     answers = [Answer(id=q.id, text="x", line=q.row, prompt=q.text, image=q.image) for q in asked]
     assert benchmark.score(answers[::-1], world / "eval/textvqa", Options()).n == 12
+
+
+def test_a_question_in_words_alone_is_answered_without_a_picture(toy_foundation: Path, tmp_path: Path) -> None:
+    from llavaflow.models.llava import Design, build, save
+    from llavaflow.stages._answerer import make_answerer
+
+    save(build(str(toy_foundation / "clip"), str(toy_foundation / "language"), Design()), tmp_path)
+    answer = make_answerer(
+        checkpoint=str(tmp_path), template="v1", max_new_tokens=3, images=str(tmp_path / "none"), threads=1
+    )
+    assert len(answer([{"text": "Which colour?", "shown": None, "variant": "images"}])) == 1
