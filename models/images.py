@@ -186,11 +186,6 @@ def layout(rule: ImageRule, width: int, height: int) -> npt.NDArray[np.int64]:
     return np.concatenate([base, rows.ravel()])
 
 
-def text_only_tokens(rule: ImageRule) -> int:
-    """Tokens of `dummy`: what a sample without image would take if it were shown one (it is not)."""
-    return rule.tile_tokens + (rule.aspect == "anyres" and rule.merge == "spatial_unpad")
-
-
 def dummy(rule: ImageRule) -> Floats:
     """One black tile for a batch without images: it keeps the tower in the graph so that ZeRO ranks stay in step."""
     return np.zeros((1, 3, rule.size, rule.size), np.float32)

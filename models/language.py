@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llavaflow.infra.errors import InputError
-from llavaflow.models.templates import IMAGE, Template, for_family
+from llavaflow.models.templates import Template, for_family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,3 @@ def _pieces(mark: str, tokenizer: Any) -> list[int]:
 
 def _one_token(mark: str, tokenizer: Any) -> bool:
     return len(_pieces(mark, tokenizer)) == 1
-
-
-def knows_image(tokenizer: Any) -> bool:
-    """Whether `<image>` is one token of this tokenizer."""
-    return _one_token(IMAGE, tokenizer)

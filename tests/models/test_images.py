@@ -24,7 +24,6 @@ from llavaflow.models.images import (
     dummy,
     layout,
     parse_pinpoints,
-    text_only_tokens,
     token_grid,
     transform,
 )
@@ -261,4 +260,3 @@ def test_anyres_tiles_are_row_major_on_black() -> None:
 
 def test_dummy_is_one_black_tile() -> None:
     assert dummy(CLIP).shape == (1, 3, 336, 336) and not dummy(CLIP).any()
-    assert (text_only_tokens(CLIP), text_only_tokens(ImageRule())) == (577, 576)

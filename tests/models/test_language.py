@@ -14,7 +14,7 @@ import torch
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models.labels import Encoded
-from llavaflow.models.language import FAMILIES, check_template, families_of, knows_image
+from llavaflow.models.language import FAMILIES, check_template, families_of
 from llavaflow.models.packing import collate_packed
 from llavaflow.models.templates import template
 
@@ -91,10 +91,6 @@ def test_a_template_of_another_family_is_refused_before_any_loss_is_zero() -> No
 
 def test_every_family_has_a_template_beside_plain() -> None:
     assert all(set(family.templates) - {"plain", "v0_plain"} for family in FAMILIES.values())
-
-
-def test_image_token() -> None:
-    assert knows_image(_Tokenizer("<image>")) and not knows_image(_Tokenizer())
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen", "mpt"])
