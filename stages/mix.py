@@ -25,7 +25,7 @@ from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.stages._mix_card import write_cards
-from llavaflow.stages._mix_part import Input, Pictures, Spool, pictures_of, spool
+from llavaflow.stages._mix_part import Input, Pictures, Spool, no_collection, pictures_of, spool
 from llavaflow.stages._mix_write import Picked, write_images, write_records
 from llavaflow.stages._stage import Stage
 
@@ -81,7 +81,8 @@ class Mix(Stage):
         with IndexWriter(ctx.out) as index:
             with ShardWriter(ctx.out) as shards:
                 write_images(picked, shards, index)
-            write_records(picked, order, ctx.out, index)
+            with no_collection():
+                write_records(picked, order, ctx.out, index)
         facts = self._facts(picked, len(shards))
         write_cards(ctx.out, facts, title=self._published().title, seed=self.seed, fingerprint=ctx.fingerprint)
         for part in picked:
@@ -114,7 +115,8 @@ class Mix(Stage):
         pictures = seen[place]
         reading = Reading(seed=self.seed, tolerate=self.tolerate)
         ctx.work.mkdir(parents=True, exist_ok=True)
-        made: Spool = spool(component.name, component.source, given, pictures, ctx.work, reading)
+        with no_collection():
+            made: Spool = spool(component.name, component.source, given, pictures, ctx.work, reading)
         rows = chosen(component.sampling, len(made), seed=self.seed, name=component.name)
         dropped = Counter(reason for _, _, reason in made.dropped)
         ctx.log.info("%s: %d of %d records, dropped %s", component.name, len(rows), made.read, dict(dropped) or "none")
