@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llavaflow.datasets._shards import ImageTable
 from llavaflow.infra.errors import LlavaflowError
+from llavaflow.models.balance import balance
 from llavaflow.models.images import ImageRule, dummy, layout, transform
 from llavaflow.models.labels import IGNORE, Encoded
 from llavaflow.models.packing import Longs, Plan, collate_packed, collate_padded, plan_epoch
@@ -36,7 +37,13 @@ Micro = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What decides which samples meet in a step, and how they are laid out for the workers of this run."""
+    """What decides which samples meet in a step, and how they are laid out for the workers of this run.
+
+    row_tokens   how many tokens a packed row may hold
+    fold_tokens  where attention works on a dense mask (no varlen kernel), a row longer than this is folded into several
+                 that go side by side: attention costs the square of a row
+    per_device   samples of a padded micro-batch
+    """
 
     batching: Batching
     global_batch: int
@@ -44,6 +51,7 @@ class Order:
     epochs: int
     workers: int
     row_tokens: int
+    fold_tokens: int | None
     per_device: int
 
 
@@ -113,16 +121,18 @@ class Steps(Dataset[StepBatch]):
         )
 
     def _add(self, batch: StepBatch, samples: Longs) -> None:
-        rows = [self.corpus[int(sample)] for sample in samples]
-        tiles, index = self._images(rows, samples, batch)
-        micro = _collate(rows, self.order.batching, self.pad_id)
+        parts = _folded(samples, self.corpus.lengths[samples], self.order)
+        rows = [[self.corpus[int(sample)] for sample in part] for part in parts]
+        flat = [row for part in rows for row in part]
+        tiles, index = self._images(flat, np.concatenate(parts), batch)
+        micro = _collate(rows, self.order, self.pad_id)
         micro["pixel_values"] = torch.from_numpy(tiles)
         micro["image_index"] = torch.from_numpy(index)
         batch.micros.append(micro)
         batch.supervised.append(int((micro["labels"][:, 1:] != IGNORE).sum()))
-        batch.tokens += sum(len(row.encoded) for row in rows)
+        batch.tokens += sum(len(row.encoded) for row in flat)
         batch.places += micro["input_ids"].numel()
-        batch.samples += len(rows)
+        batch.samples += len(flat)
 
     def _images(
         self, rows: Sequence[Row], samples: Longs, batch: StepBatch
@@ -155,15 +165,36 @@ class Steps(Dataset[StepBatch]):
             return dummy(self.rule), np.zeros(len(place), np.int64)
 
 
-def _collate(rows: Sequence[Row], batching: Batching, pad_id: int) -> Micro:
+def _collate(parts: Sequence[Sequence[Row]], order: Order, pad_id: int) -> Micro:
     """Rows as tensors. A worker without samples computes one token without a label, to stay in step."""
-    samples = [row.encoded for row in rows] or [_nothing(pad_id)]
-    if batching == "packed":
-        packed = collate_packed(samples)
-        return _tensors(packed.input_ids, packed.labels, packed.position_ids)
-    padded = collate_padded(samples, pad_id)
-    positions = np.broadcast_to(np.arange(padded.input_ids.shape[1]), padded.input_ids.shape)
-    return _tensors(padded.input_ids, padded.labels, positions)
+    samples = [[row.encoded for row in part] for part in parts if part] or [[_nothing(pad_id)]]
+    if order.batching != "packed":
+        padded = collate_padded(samples[0], pad_id)
+        positions = np.broadcast_to(np.arange(padded.input_ids.shape[1]), padded.input_ids.shape)
+        return _tensors(padded.input_ids, padded.labels, positions)
+    packed = [collate_packed(part) for part in samples]
+    return _tensors(
+        _stacked([row.input_ids[0] for row in packed], pad_id),
+        _stacked([row.labels[0] for row in packed], IGNORE),
+        _stacked([row.position_ids[0] for row in packed], 0),
+    )
+
+
+def _folded(samples: Longs, lengths: Longs, order: Order) -> tuple[Longs, ...]:
+    """The samples of a row as one row, or dealt to several of nearly equal length when attention needs a dense mask."""
+    total = int(lengths.sum())
+    if order.batching != "packed" or order.fold_tokens is None or total <= order.fold_tokens:
+        return (samples,)
+    rows = balance(samples, lengths, ranks=-(-total // order.fold_tokens), max_row=total)[0]
+    return tuple(row for row in rows if len(row))
+
+
+def _stacked(rows: Sequence[Longs], fill: int) -> Longs:
+    """Rows side by side, padded on the right. Position 0 makes every padding token a segment of its own."""
+    stacked = np.full((len(rows), max(len(row) for row in rows)), fill, np.int64)
+    for number, row in enumerate(rows):
+        stacked[number, : len(row)] = row
+    return stacked
 
 
 def _nothing(pad_id: int) -> Encoded:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from llavaflow.stages._loop import Job
 
 PROJECTOR_FILE = "mm_projector.bin"
-CPU_ROW_TOKENS = 1024
+CPU_ROW_TOKENS = 4096
+CPU_FOLD_TOKENS = 384
 GPU_TOKENS_PER_GIB = 128
 MAX_FAILURES = 2
 
@@ -181,6 +182,7 @@ class Train(Stage):
             epochs=self.epochs,
             workers=machine.ranks,
             row_tokens=_row_tokens(machine),
+            fold_tokens=None if machine.gpus else CPU_FOLD_TOKENS,
             per_device=max(size for size in range(1, share + 1) if share % size == 0 and size <= limit),
         )
 

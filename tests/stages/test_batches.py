@@ -1,0 +1,140 @@
+"""The tensors of a step: every sample once, in rows that cannot see each other, whatever the number of workers."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llavaflow.models import llava
+from llavaflow.models.labels import IGNORE
+from llavaflow.models.llava import Design
+from llavaflow.models.objective import Objective
+from llavaflow.stages._batches import Order, Steps, loader
+from llavaflow.stages._corpus import Corpus, Encoding, encode_corpus, rejected
+
+_spec = importlib.util.spec_from_file_location("train_data", Path(__file__).with_name("train_data.py"))
+assert _spec is not None and _spec.loader is not None
+train_data = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(train_data)
+
+
+@pytest.fixture(scope="module")
+def toy(toy_foundation: Path) -> Any:
+    made = llava.build(str(toy_foundation / "clip"), str(toy_foundation / "language"), Design())
+    made.model.eval()
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("data")
+    train_data.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(toy: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    cache = tmp_path_factory.mktemp("cache")
+    encoding = Encoding(template="v1", masking="answers", max_length=256, image_rule=toy.image_rule)
+    for rank in range(2):
+        encode_corpus(data, cache, encoding, toy.tokenizer, toy.image_token_id, rank, 2)
+    assert rejected(cache) == []
+    return Corpus(cache)
+
+
+def steps(corpus: Corpus, data: Path, toy: Any, rank: int = 0, **changes: Any) -> Steps:
+    settings: dict[str, Any] = {
+        "batching": "packed",
+        "global_batch": 12,
+        "seed": 1,
+        "epochs": 2,
+        "workers": 1,
+        "row_tokens": 4096,
+        "fold_tokens": None,
+        "per_device": 3,
+    }
+    return Steps(corpus, data, toy.image_rule, Order(**settings | changes), rank, toy.tokenizer.pad_token_id)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "one-row": {},
+    "short-rows": {"row_tokens": 256},
+    "folded": {"fold_tokens": 300},
+    "padded": {"batching": "padded"},
+    "two-workers": {"workers": 2},
+    "two-workers-folded": {"workers": 2, "fold_tokens": 256},
+}
+
+
+def summed(corpus: Corpus, data: Path, toy: Any, layout: dict[str, Any]) -> tuple[float, Any, int]:
+    """Loss, a gradient and the supervised tokens of step 1, over all workers."""
+    objective = Objective(toy.model)
+    toy.model.zero_grad()
+    total, supervised = 0.0, 0
+    for rank in range(layout.get("workers", 1)):
+        batch = steps(corpus, data, toy, rank, **layout)[1]
+        for micro in batch.micros:
+            loss = objective(**micro)
+            loss.backward()
+            total += float(loss.detach())
+        supervised += sum(batch.supervised)
+    return total, toy.model.model.multi_modal_projector.linear_1.weight.grad.clone(), supervised
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_every_layout_gives_the_loss_and_gradient_of_single_samples(
+    corpus: Corpus, data: Path, toy: Any, name: str
+) -> None:
+    single = {"batching": "padded", "per_device": 1}
+    loss, gradient, supervised = summed(corpus, data, toy, single)
+    got, got_gradient, got_supervised = summed(corpus, data, toy, LAYOUTS[name])
+    assert got_supervised == supervised
+    assert got == pytest.approx(loss, rel=1e-5)
+    assert torch.allclose(got_gradient, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_a_mask_that_lets_samples_see_each_other_is_noticed(corpus: Corpus, data: Path, toy: Any) -> None:
+    micro = steps(corpus, data, toy)[1].micros[0]
+    right = float(Objective(toy.model)(**micro).detach())
+    positions = torch.arange(micro["position_ids"].shape[1])[None]
+    wrong = float(Objective(toy.model)(**micro | {"position_ids": positions}).detach())
+    assert abs(wrong - right) > 1e-4 * right
+
+
+def test_order_depends_on_seed_and_epoch_alone(corpus: Corpus, data: Path, toy: Any) -> None:
+    def seen(workers: int, seed: int = 1) -> list[list[int]]:
+        made = [steps(corpus, data, toy, workers=workers, seed=seed).plans[epoch] for epoch in range(2)]
+        return [sorted(plan.step(index).samples.tolist()) for plan in made for index in range(len(plan))]
+
+    assert seen(1) == seen(2)
+    assert seen(1) != seen(1, seed=2)
+    first_epoch = [sample for samples in seen(1)[:4] for sample in samples]
+    assert sorted(first_epoch) == list(range(len(corpus)))
+    assert seen(1)[:4] != seen(1)[4:]
+
+
+def test_loader_processes_change_nothing_and_start_anywhere(corpus: Corpus, data: Path, toy: Any) -> None:
+    made = steps(corpus, data, toy)
+    direct = [made[index] for index in range(3, len(made))]
+    loaded = list(loader(made, 3, 2, pin_memory=False))
+    assert len(loaded) == len(direct) == 5
+    for one, two in zip(direct, loaded, strict=True):
+        assert all(torch.equal(one.micros[0][name], two.micros[0][name]) for name in one.micros[0])
+
+
+def test_a_broken_image_is_named_and_teaches_nothing(toy: Any, tmp_path: Path) -> None:
+    train_data.write(tmp_path, samples=12, broken="s3")
+    encoding = Encoding(template="v1", masking="answers", max_length=256, image_rule=toy.image_rule)
+    encode_corpus(tmp_path, tmp_path / "cache", encoding, toy.tokenizer, toy.image_token_id, 0, 1)
+    corpus = Corpus(tmp_path / "cache")
+    whole = sum(int((corpus[index].encoded.labels != IGNORE).sum()) for index in range(12))
+    lost = int((corpus[3].encoded.labels != IGNORE).sum())
+    batch = steps(corpus, tmp_path, toy, epochs=1)[0]
+    assert len(batch.broken) == 1 and "s3" in batch.broken[0] and "3.png" in batch.broken[0]
+    assert sum(batch.supervised) == whole - lost
+    assert np.isfinite(float(Objective(toy.model)(**batch.micros[0]).detach()))
