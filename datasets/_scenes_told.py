@@ -32,10 +32,9 @@ def told(seed: str, side: int) -> list[Exchange]:
 
 def _short(picture: Scene, rng: random.Random) -> tuple[str, list[Exchange]]:
     """Questions with answers of a word, the answer format named once."""
-    questions = rng.choice((vqa_questions, gqa_questions))(picture, rng)
-    questions.append(say.ask_count(picture, rng, shape=rng.choice((None, rng.choice(picture.things).shape))))
-    exchanges = [(question.text, _capitalised(question.answer)) for question in rng.sample(questions, len(questions))]
-    (first, answer), *rest = exchanges
+    questions = [*vqa_questions(picture, rng), *gqa_questions(picture, rng)]
+    answers = {question.text: _capitalised(question.answer) for question in rng.sample(questions, len(questions))}
+    (first, answer), *rest = answers.items()
     return _described(picture, rng), [(f"{first}\n{SHORT_ANSWER}", answer), *rest]
 
 

@@ -26,6 +26,8 @@ _CONTEXT = 2048
 _MAX_LENGTH = 400
 _TEMPLATE = "vicuna_v1"
 _CHAT_SHARE = 0.1
+# steps whose rows are drawn and sorted together
+_GROUP = 4
 _HELD_OUT_BATCHES = 4
 # how often each fixed text of the mixture counts beside the world's own
 _INSTRUCTION_WEIGHT = 20
@@ -41,10 +43,16 @@ class TinyLanguage:
         self.steps, self.batch, self.learning_rate = steps, batch, learning_rate
         self.side, self.seed = side, seed
         self.tokenizer = language_tokenizer(_corpus(world, side), vocabulary)
+        self._group: tuple[int, list[Encoded]] = (-1, [])
         self.model = _llama(self.tokenizer, hidden, layers)
 
     def loss(self, step: int) -> torch.Tensor:
-        return self._loss(f"{self.seed}/{step}")
+        """Steps come in groups whose rows are sorted by length, so that little of a batch is padding."""
+        group, place = divmod(step, _GROUP)
+        if group != self._group[0]:
+            rows = sorted(self._rows(f"{self.seed}/{group}", _GROUP * self.batch), key=len)
+            self._group = group, rows
+        return self._loss(self._group[1][place * self.batch : (place + 1) * self.batch])
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -55,13 +63,13 @@ class TinyLanguage:
         import torch
 
         with torch.no_grad():
-            losses = [float(self._loss(f"{self.seed}/measure/{number}")) for number in range(_HELD_OUT_BATCHES)]
+            batches = [self._rows(f"{self.seed}/measure/{number}", self.batch) for number in range(_HELD_OUT_BATCHES)]
+            losses = [float(self._loss(rows)) for rows in batches]
         return {"language_loss": round(sum(losses) / len(losses), 4)}
 
-    def _loss(self, name: str) -> torch.Tensor:
+    def _loss(self, rows: list[Encoded]) -> torch.Tensor:
         import torch
 
-        rows = self._rows(name)
         length = max(len(row) for row in rows)
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
         labels = torch.full((len(rows), length), -100)
@@ -71,10 +79,10 @@ class TinyLanguage:
         loss: torch.Tensor = self.model(input_ids=ids, labels=labels).loss
         return loss
 
-    def _rows(self, name: str) -> list[Encoded]:
+    def _rows(self, name: str, count: int) -> list[Encoded]:
         rng = random.Random(f"language/{name}")
         items = []
-        for number in range(self.batch):
+        for number in range(count):
             exchanges = _chat(rng) if rng.random() < _CHAT_SHARE else told(f"{name}/{number}", self.side)
             items.append(Item([turn for asked, said in exchanges for turn in (("human", asked), ("gpt", said))]))
         encoded = encode_many(
@@ -84,6 +92,8 @@ class TinyLanguage:
             image_token_id=self.tokenizer.convert_tokens_to_ids("<image>"),
             max_length=_MAX_LENGTH,
         )
+        # practice texts are short and well formed: none is ever refused
+        assert all(isinstance(row, Encoded) for row in encoded)
         return [row for row in encoded if isinstance(row, Encoded)]
 
 
@@ -132,5 +142,7 @@ def _llama(tokenizer: Any, hidden: int, layers: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
+        # the usual 0.02 suits widths in the thousands; here it would leave attention flat for hundreds of steps
+        initializer_range=hidden**-0.5,
     )
     return LlamaForCausalLM(config)

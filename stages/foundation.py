@@ -68,11 +68,11 @@ class Foundation(Stage):
     blip_steps: int = 400
     blip_batch: int = 32
     blip_learning_rate: float = 1e-3
-    language_hidden: int = 192
+    language_hidden: int = 128
     language_layers: int = 4
-    language_steps: int = 500
-    language_batch: int = 16
-    language_learning_rate: float = 1.5e-3
+    language_steps: int = 900
+    language_batch: int = 8
+    language_learning_rate: float = 2e-3
     vocabulary: int = 1500
     gates: Gates = Gates()
 
