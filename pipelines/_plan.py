@@ -1,7 +1,8 @@
 """Plan: what a run would do, why, and what it would take. Nothing is imported that costs time, nothing is started.
 
-What is built costs nothing. A training stage is estimated from its fields (`_job`, `_memory`, `_hours`); another stage
-by how long this recipe took for it the last time. Where neither is known the plan says null.
+What is built costs nothing. A training stage is estimated from its fields (`_job`, `_memory`, `_hours`), a synthesis
+stage from its prompts and prices (`_requests`), any other by how long this recipe took for it the last time. What is
+not known is null.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from llavaflow.pipelines._hours import estimate_hours
 from llavaflow.pipelines._job import TrainingJob, read_job
 from llavaflow.pipelines._memory import estimate_memory, smallest_change
 from llavaflow.pipelines._recipe import Recipe
+from llavaflow.pipelines._requests import estimate_requests
 from llavaflow.stages._identity import Resolved, State, resolve
+from llavaflow.stages.synthesize import Synthesize
 from llavaflow.stages.train import CPU_ROW_TOKENS, GPU_TOKENS_PER_GIB, Train
 
 
@@ -37,6 +40,8 @@ class PlanRow:
     per_device_batch: int | None = None
     grad_accum: int | None = None
     cost_usd: float | None = None
+    requests: int | None = None
+    tokens: int | None = None
     note: str = ""
 
 
@@ -93,6 +98,9 @@ def _row(
     if isinstance(item.stage, Train):
         data = resolved[recipe.name_of(item.stage.data)].artifact
         row = _training_row(row, item.stage, machine, read_job(item.stage, data.facts if data else None))
+    elif isinstance(item.stage, Synthesize) and (asked := estimate_requests(item.stage)):
+        tokens = asked.input_tokens + asked.output_tokens
+        row = replace(row, requests=asked.requests, tokens=tokens, cost_usd=asked.usd)
     if item.state == "built":
         return replace(row, hours=0.0, cost_usd=0.0)
     return row if row.hours is not None else _as_last_time(row, recipe.name, store, machine)

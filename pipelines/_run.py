@@ -69,6 +69,12 @@ class Run:
     interrupted: bool = False
     dry: bool = False
     started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds, until now or until it ended."""
+        return (self.ended or time.monotonic()) - self.started
 
     @property
     def all_found(self) -> bool:
@@ -132,7 +138,7 @@ class Run:
             "run_id": self.run_id,
             "state": self.state,
             "stages": [self.rows[name].as_json() for name in self.selected if name in self.rows],
-            "seconds": round(time.monotonic() - self.started, 3),
+            "seconds": round(self.seconds, 3),
         }
 
     def _row(self, name: str, state: RowState, artifact: Artifact | None = None, **fields: Any) -> Row:

@@ -28,9 +28,10 @@ def render(console: Console, run: Run) -> None:
 
 
 def _where_the_time_went(console: Console, run: Run) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    total = sum(row.seconds for row in run.rows.values())
+    total = run.seconds
     table = Table(title=f"{run.recipe.name}: where the time went", title_justify="left", box=None, pad_edge=False)
     table.add_column("stage", style="bold", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -39,16 +40,21 @@ def _where_the_time_went(console: Console, run: Run) -> None:
     table.add_column("facts", overflow="ellipsis", no_wrap=True)
     for row in run.rows.values():
         share = f"{row.seconds / total:.0%}" if total > 1 else ""
-        table.add_row(row.name, f"[{COLOURS[row.state]}]{row.state}[/]", duration(row.seconds), share, _remark(row))
+        table.add_row(
+            row.name, f"[{COLOURS[row.state]}]{row.state}[/]", duration(row.seconds), share, escape(_remark(row))
+        )
+    overhead = run.seconds - sum(row.seconds for row in run.rows.values())
+    if overhead > 1:
+        table.add_row("[dim]orchestration[/]", "", duration(overhead), f"{overhead / total:.0%}", "[dim]Prefect[/]")
     console.print(table)
     counts = {state: sum(row.state == state for row in run.rows.values()) for state in COLOURS}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    console.print(f"{run.state} in {duration(run.as_json()['seconds'])}: {told}\n")
+    console.print(f"{run.state} in {duration(run.seconds)}: {told}\n")
 
 
 def _remark(row: Row) -> str:
     if row.state in ("failed", "skipped"):
-        return row.why.partition("\n")[0].replace("[", "\\[")
+        return row.why.partition("\n")[0]
     return one_line(row.artifact.facts) if row.artifact else ""
 
 
@@ -84,7 +90,10 @@ def _addresses(run: Run) -> Iterator[str]:
         assert row.artifact is not None
         if row.artifact.kind in ("scores", "report"):
             yield f"report       {row.artifact.uri}/report.html"
+    trained = {name for name, stage in run.recipe.stages.items() if stage.type_name() == "Train"}
     checkpoints = [row for row in rows.values() if row.artifact and row.artifact.kind == "checkpoint"]
+    # what a person wants to ask is what was trained last, not a copy of it
+    checkpoints = [row for row in checkpoints if row.name in trained] or checkpoints
     if checkpoints:
         last = checkpoints[-1]
         assert last.artifact is not None

@@ -61,8 +61,11 @@ def _render(console: Console, plan: Plan) -> None:
 
 
 def _cells(row: PlanRow) -> list[str]:
+    from rich.markup import escape
+
     memory = "" if row.gpu_memory_gib is None else f"{row.gpu_memory_gib:.1f}"
-    told = row.why + (f" [{row.note}]" if row.note else "")
+    asked = f"{row.requests:,} requests, {row.tokens:,} tokens" if row.requests else ""
+    told = "; ".join(text for text in (row.why, asked, row.note) if text)
     return [
         f"[bold]{row.name}[/]",
         f"[{COLOURS[row.status]}]{row.status}[/]",
@@ -71,7 +74,7 @@ def _cells(row: PlanRow) -> list[str]:
         f"[red]{memory}[/]" if row.fits is False else memory,
         _batch(row),
         "" if row.cost_usd is None else f"{row.cost_usd:,.2f}",
-        told.replace("[", "\\["),
+        escape(told),
     ]
 
 

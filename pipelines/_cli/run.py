@@ -7,6 +7,7 @@ in a second. Otherwise the run is one Prefect flow run on a server that lives ex
 from __future__ import annotations
 
 import signal
+import time
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -29,7 +30,7 @@ INTERRUPTED = 130
 @click.option("--refresh", metavar="S", multiple=True, help="Make a new generation of S (fetches only failed or new).")
 @click.option("--set", "settings", metavar="STAGE.FIELD=VALUE", multiple=True, help="Replace one setting; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
-@click.option("--max-usd", type=click.FloatRange(min=0), help="Stop before spending more than this on paid services.")
+@click.option("--max-usd", type=click.FloatRange(min=0), help="Refuse to start, or stop, before spending more.")
 @click.option("--max-tokens", type=click.IntRange(min=0), help="Stop before using more tokens of paid services.")
 @machine_option
 @store_option
@@ -51,6 +52,7 @@ def command(
     from llavaflow.infra.console import terminal
     from llavaflow.infra.context import Budget
     from llavaflow.pipelines._catalogue import find_recipe
+    from llavaflow.pipelines._plan import make_plan, refuse_past_budget
     from llavaflow.pipelines._run import prepare
     from llavaflow.pipelines._settings import apply_settings
     from llavaflow.pipelines._summary import render
@@ -58,12 +60,15 @@ def command(
     chosen = apply_settings(find_recipe(recipe), settings)
     budget = Budget(max_usd=max_usd, max_tokens=max_tokens)
     run = prepare(chosen, store, machine, stage=stage, only=only, refresh=refresh, budget=budget)
+    if max_usd is not None:
+        refuse_past_budget(make_plan(chosen, store, machine, stage=stage or only), max_usd)
     code = 0
     if dry_run:
         run.look()
     else:
         with terminal() as (run.log, run.progress):
             code = execute(run)
+    run.ended = time.monotonic()
     emit(_document(run), as_json, lambda console: render(console, run))
     if run.failed and not run.interrupted:
         click.echo(f"error: {run.failed.name} failed: {run.failed.why}", err=True)

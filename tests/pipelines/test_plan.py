@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from llavaflow.infra.store import ArtifactStore
 from llavaflow.pipelines._batch import split_batch
 from llavaflow.pipelines._plan import Plan, PlanRow, make_plan, refuse_past_budget
 from llavaflow.pipelines._recipe import Recipe
+from llavaflow.pipelines._requests import estimate_requests
+from llavaflow.stages.synthesize import Synthesize
 from llavaflow.tests.pipelines.conftest import TOY, Command
 from llavaflow.tests.pipelines.runs import make
 
 FIELDS = {
     "name", "fingerprint", "status", "why", "hours", "gpu_memory_gib", "fits", "global_batch", "per_device_batch",
-    "grad_accum", "cost_usd", "note",
+    "grad_accum", "cost_usd", "requests", "tokens", "note",
 }  # fmt: skip
 
 
@@ -68,6 +71,21 @@ def test_a_plan_past_the_limit_refuses_to_start() -> None:
     refuse_past_budget(plan, 120.0)
     with pytest.raises(InputError, match="past the limit of 100.00 USD"):
         refuse_past_budget(plan, 100.0)
+
+
+def test_paid_requests_are_counted_and_priced() -> None:
+    asked = Synthesize(
+        data=Path("coco"), model="gpt-4", conversation=1000, detail=0, complex=500, input_usd=30.0, output_usd=60.0
+    )
+    found = estimate_requests(asked)
+    assert found and found.requests == 1500 and found.usd
+    assert found.usd == pytest.approx((found.input_tokens * 30 + found.output_tokens * 60) / 1e6, abs=0.01)
+    halved = estimate_requests(replace(asked, batch=True))
+    assert halved and halved.usd == pytest.approx(found.usd / 2, abs=0.01)
+    unpriced, counted_later = replace(asked, input_usd=0.0, output_usd=0.0), replace(asked, detail=None)
+    assert estimate_requests(counted_later) is None
+    told = estimate_requests(unpriced)
+    assert told and told.usd is None, "a price that nobody stated is not zero"
 
 
 def test_a_plan_imports_nothing_heavy(tmp_path: Path) -> None:
