@@ -9,7 +9,7 @@ sets. Errors are what would stop or silently spoil a training run, warnings what
 from __future__ import annotations
 
 import hashlib
-import re
+import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,8 @@ BATCH = 256
 # Llama's vocabulary on English text; on the safe side for lengths
 CHARACTERS_PER_TOKEN = 3.5
 TEMPLATE_TOKENS = 50
-_WORDLESS = re.compile(r"[\W_]+")
+# what two records may differ in and still be nearly the same; a table is many times faster than a pattern here
+_WORDLESS = str.maketrans(dict.fromkeys(f"{string.punctuation}\0", " "))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ class Gate:
         self._ids.add(record.id)
         text = "\0".join([*record.images, *[text for _, text in record.turns]])
         exact = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        plain = _WORDLESS.sub(" ", text.lower()).strip().encode("utf-8", "surrogatepass")
+        plain = " ".join(text.lower().translate(_WORDLESS).split()).encode("utf-8", "surrogatepass")
         loose = hashlib.blake2b(plain, digest_size=8).digest()
         first = self._words.setdefault(loose, exact)
         if first is not exact:
