@@ -18,6 +18,9 @@ from llavaflow.stages._jsonl import JsonLines
 
 Record = TypeVar("Record")
 
+# a worker that loads a model for seconds should have something to do with it
+CHUNKS_PER_WORKER = 4
+
 
 def chunked(records: Sequence[Record], size: int) -> list[Sequence[Record]]:
     return [records[start : start + size] for start in range(0, len(records), size)]
@@ -46,7 +49,7 @@ def resumable(
             make,
             arguments=arguments(),
             batch_size=1,
-            workers=min(machine.devices or machine.cores * machine.nodes, len(missing)),
+            workers=min(machine.devices or machine.cores * machine.nodes, -(-len(missing) // CHUNKS_PER_WORKER)),
             gpus_per_worker=1 if machine.devices else 0,
         )
         with ledger, ctx.progress.bar(title, sum(map(len, chunks))) as bar:

@@ -173,13 +173,16 @@ class Group:
             **options,
         }
         (self.folder / "job.json").write_text(json.dumps(job, indent=1))
+        # its workers are ended without a chance to clean up; what they leave goes with the work folder
+        scratch = self.folder / "tmp"
+        scratch.mkdir(exist_ok=True)
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
                 [str(interpreter()), str(RUNNER), str(self.folder / "job.json")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=dict(env),
+                env={**env, "TMPDIR": str(scratch)},
                 cwd=self.folder,
             )
 

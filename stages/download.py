@@ -183,7 +183,7 @@ class Download(Stage):
 
     def _env(self) -> dict[str, str]:
         """A bare environment: no secrets of ours, and no news from home."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
         # checked by OpenCV on the header, before a decompression bomb unfolds
         return kept | quiet | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(self.max_pixels)}
