@@ -58,7 +58,8 @@ def summary(path: Path) -> str:
     line = text.strip().partition("\n")[0]
     head, found, tail = line.partition(": ")
     named = head.strip("`").lower().removeprefix("pipeline ").replace(" ", "_").replace("-", "_")
-    return tail if found and named == path.stem else line
+    line = tail if found and named == path.stem else line
+    return line[:1].upper() + line[1:]
 
 
 def folder_of(what: str) -> Path:

@@ -65,7 +65,7 @@ def test_a_file_without_a_recipe_is_refused(tmp_path: Path) -> None:
 
 def test_a_summary_leaves_the_name_out(tmp_path: Path) -> None:
     (tmp_path / "mix.py").write_text('"""Mix: components become one set.\n\nMore."""')
-    assert summary(tmp_path / "mix.py") == "components become one set."
+    assert summary(tmp_path / "mix.py") == "Components become one set."
 
 
 def test_help_and_list_import_nothing_heavy(tmp_path: Path) -> None:
