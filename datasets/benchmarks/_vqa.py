@@ -59,7 +59,7 @@ def _two_files(annotations: list[Row], questions: Mapping[str, str]) -> list[Ite
             Item(
                 id=id,
                 gold=[flatten(human["answer"]) for human in row["answers"]],
-                names=(id, asked(image, text)) if text else (id,),
+                names=_names(id, image, text),
                 text=text,
                 image=image,
                 group=row.get("answer_type") or row.get("question_type") or "",
@@ -67,6 +67,12 @@ def _two_files(annotations: list[Row], questions: Mapping[str, str]) -> list[Ite
             )
         )
     return items
+
+
+def _names(id: str, image: str, text: str) -> tuple[str, ...]:
+    """The id, the image with its question, and an image's name where it cannot be taken for a question's number."""
+    named = () if image.isdecimal() else (image, image_name(image))
+    return (id, asked(image, text), *named) if text else (id, *named)
 
 
 def _one_file(number: int, row: Row) -> Item | None:

@@ -153,7 +153,8 @@ def _mark_of(grades: Sequence[float | None]) -> Mark:
 
 
 def _upload(pairs: Sequence[Pair], out: Path) -> None:
-    out.write_text(json.dumps({pair.item.id: pair.text for pair in pairs}, indent=2), encoding="utf-8")
+    replies = {f"v1_{pair.item.id.removeprefix('v1_')}": pair.text for pair in pairs}
+    out.write_text(json.dumps(replies, indent=2), encoding="utf-8")
 
 
 BENCHMARK = Benchmark(

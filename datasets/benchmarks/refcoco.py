@@ -26,7 +26,7 @@ from llavaflow.datasets.benchmarks._files import Row, find_all, rows
 from llavaflow.datasets.benchmarks._join import asked
 from llavaflow.infra.errors import InputError
 
-TEXTS = ("expression", "sents", "sent", "sentence", "phrase", "text", "question", "answer")
+TEXTS = ("expression", "sents", "sent", "sentence", "phrase", "answer", "text", "question")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 NOTHING: Corners = (0.0, 0.0, 0.0, 0.0)
 ASK = "Please provide the bounding box coordinate of the region this sentence describes:"
@@ -82,7 +82,9 @@ def _item(row: Row, number: int, text: str, as_corners: bool, group: str, places
 
 def _names(answer: Answer) -> Iterator[str]:
     row: Mapping[str, object] = answer.row
-    text = next((str(row[key]) for key in TEXTS[:5] if row.get(key)), answer.prompt).replace("<image>", "")
+    # in lmms-eval's samples the expression is the `answer` of the document; elsewhere that may be the reply
+    keys = TEXTS[:6] if "doc_id" in row else TEXTS[:5]
+    text = next((str(row[key]) for key in keys if row.get(key)), answer.prompt).replace("<image>", "")
     text = text.strip().split(ASK)[-1].strip()
     # an id counts first only together with the expression: it may be a place in the file of another tool
     for said in dict.fromkeys((text.rstrip("."), text)) if text else ():

@@ -255,3 +255,19 @@ def test_refcoco_takes_a_place_as_id_only_with_the_expression(write: Any) -> Non
         for n in range(3)
     ]
     assert score("refcoco", write("a.jsonl", llava(said[::-1])), write("REC.jsonl", rows)).score == 100
+
+
+def test_refcoco_reads_lmms_eval_documents_and_samples(write: Any) -> None:
+    gold = [
+        {"question_id": "r1", "question": "Describe the area.", "answer": ["the cat", "left cat"],
+         "bbox": [100.0, 100.0, 200.0, 100.0], "image_width": 640, "image_height": 480}
+    ]  # fmt: skip
+    said = str([100 / 640, 100 / 480, 300 / 640, 200 / 480])
+    samples = [
+        {"doc_id": n, "doc": {"question_id": "r1", "question": "Describe the area.", "answer": text},
+         "filtered_resps": [said if n else "none"]}
+        for n, text in enumerate(("left cat", "the cat"))
+    ]  # fmt: skip
+    result = score("refcoco", write("s.jsonl", samples), write("gold.json", gold))
+    assert result.n == 2 and result.score == 50.0
+    assert [pair.item.text for pair, mark in zip(result.pairs, result.marks, strict=True) if mark.value] == ["the cat"]

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from llavaflow.datasets.benchmarks._answers import read_answers
+from llavaflow.datasets.benchmarks._benchmark import Options, load_benchmark
 from llavaflow.datasets.benchmarks._reviews import parse_scores, ratio
+from llavaflow.datasets.benchmarks._upload import write as write_upload
 from llavaflow.datasets.benchmarks.mmvet import parse_grade
 from llavaflow.infra.errors import InputError
 from llavaflow.tests.datasets.benchmarks.conftest import llava, score
@@ -165,3 +168,10 @@ def test_judge_texts_name_their_source() -> None:
     from llavaflow.datasets.benchmarks._reviews import TEXTS
 
     assert "LLaVA" in TEXTS["source"] and json.dumps(TEXTS).count("two scores are separated by a space") == 2
+
+
+def test_mmvet_upload_names_questions_as_its_server_does(write: Any, tmp_path: Path) -> None:
+    questions = write("q.jsonl", [{"question_id": 0, "image": "v1_0.png", "text": "Q"}])
+    given = read_answers(write("a.jsonl", llava([{"question_id": 0, "prompt": "Q", "text": "seven"}])))
+    write_upload(load_benchmark("mmvet"), given, questions, Options(), tmp_path / "up.json")
+    assert json.loads((tmp_path / "up.json").read_text()) == {"v1_0": "seven"}

@@ -153,3 +153,9 @@ def test_aokvqa_has_two_settings(write: Any) -> None:
     both = {"q": {"multiple_choice": "cat", "direct_answer": "puppy"}, "h": {"multiple_choice": "dog"}}
     result = score("aokvqa", write("b.json", both), gold)
     assert (result.score, result.metrics["direct_answer"]) == (50.0, 100.0)
+
+
+def test_vizwiz_in_vqa_form_is_known_by_its_image_too(write: Any) -> None:
+    row = {"question_id": 3, "image_id": "VizWiz_val_3.jpg", "answers": humans(["tea"] * 10, ids=False)}
+    gold = write("val_annotations.json", {"annotations": [row]})
+    assert score("vizwiz", write("a.json", {"VizWiz_val_3.jpg": "tea"}), gold).score == 100.0
