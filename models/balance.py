@@ -1,7 +1,7 @@
 """Rows of nearly equal length: the samples of one optimizer step, cut into micro-steps of one row per rank.
 
-Longest-first onto the emptiest row, then exchanges of one sample at a time for as long as they lower the longest row of
-a micro-step. The rows of a micro-step are neighbours in length, so a capacity that forces uneven rows costs little.
+Longest-first onto the emptiest row; rows of similar length then share a micro-step. After that, single samples are
+exchanged for as long as that lowers the longest row of a micro-step without raising that of another.
 """
 
 from __future__ import annotations
@@ -13,71 +13,75 @@ import numpy.typing as npt
 
 Longs = npt.NDArray[np.int64]
 
-# more rounds than any real step needs: each one lowers the longest row or stops
-_SWAPS = 200
+# more rounds than any real step needs: each one lowers a longest row or stops
+_ROUNDS = 100
 
 
 def balance(samples: Longs, lengths: Longs, ranks: int, max_row: int) -> tuple[tuple[Longs, ...], ...]:
     """As few micro-steps as the row length allows, each of `ranks` rows of nearly equal length."""
     micros = max(1, -(-int(lengths.sum()) // (ranks * max_row)))
     while True:
-        rows = _spread(lengths, micros * ranks, max_row)
-        if rows is not None:
+        owner = _spread(lengths, micros * ranks, max_row)
+        if owner is not None:
             break
         micros += 1
-    rows.sort(key=lambda row: -int(lengths[row].sum()))
-    groups = [_even_out(rows[start : start + ranks], lengths) for start in range(0, len(rows), ranks)]
-    # the order inside a row is the order of the epoch, so that equal plans are equal to the last bit
-    return tuple(tuple(samples[np.sort(np.array(row, np.int64))] for row in group) for group in groups)
+    owner = _even_out(_longest_first(owner, lengths, micros * ranks), lengths, ranks, micros)
+    # inside a row samples keep the order of the epoch, so that equal plans are equal to the last bit
+    rows = [samples[owner == row] for row in range(micros * ranks)]
+    return tuple(tuple(rows[micro * ranks : (micro + 1) * ranks]) for micro in range(micros))
 
 
-def _spread(lengths: Longs, rows: int, max_row: int) -> list[list[int]] | None:
-    """Longest first, each to the emptiest row; None when a row would grow too long."""
+def _spread(lengths: Longs, rows: int, max_row: int) -> Longs | None:
+    """The row of every sample: longest first, each to the emptiest row. None when a row would grow too long."""
     heap = [(0, row) for row in range(rows)]
-    dealt: list[list[int]] = [[] for _ in range(rows)]
+    owner = np.zeros(len(lengths), np.int64)
     for item in np.argsort(-lengths, kind="stable").tolist():
         load, row = heapq.heappop(heap)
         load += int(lengths[item])
         if load > max_row:
             return None
-        dealt[row].append(item)
+        owner[item] = row
         heapq.heappush(heap, (load, row))
-    return dealt
+    return owner
 
 
-def _even_out(rows: list[list[int]], lengths: Longs) -> list[list[int]]:
-    """Lower the longest row by moving or swapping one sample at a time, while any exchange lowers it."""
-    loads = [int(lengths[row].sum()) for row in rows]
-    for _ in range(_SWAPS):
-        top = max(range(len(rows)), key=loads.__getitem__)
-        better = _best_swap(rows, loads, lengths, top)
-        if better is None:
+def _loads(owner: Longs, lengths: Longs, rows: int) -> Longs:
+    return np.bincount(owner, weights=lengths, minlength=rows).astype(np.int64)
+
+
+def _longest_first(owner: Longs, lengths: Longs, rows: int) -> Longs:
+    """Rows renumbered by falling length, so that neighbours share a micro-step."""
+    rank = np.empty(rows, np.int64)
+    rank[np.argsort(-_loads(owner, lengths, rows), kind="stable")] = np.arange(rows)
+    renumbered: Longs = rank[owner]
+    return renumbered
+
+
+def _even_out(owner: Longs, lengths: Longs, ranks: int, micros: int) -> Longs:
+    """Lower the longest row of each micro-step in turn, until no exchange lowers any."""
+    for _ in range(_ROUNDS):
+        if not any([_lower(owner, lengths, ranks, micros, micro) for micro in range(micros)]):
             break
-        other, give, take = better
-        moved = int(lengths[rows[top][give]]) - (int(lengths[rows[other][take]]) if take >= 0 else 0)
-        sample = rows[top].pop(give)
-        if take >= 0:
-            rows[top].append(rows[other].pop(take))
-        rows[other].append(sample)
-        loads[top] -= moved
-        loads[other] += moved
-    return rows
+    return owner
 
 
-def _best_swap(rows: list[list[int]], loads: list[int], lengths: Longs, top: int) -> tuple[int, int, int] | None:
-    """(other row, place here, place there or -1): the exchange after which the longer of the two is shortest."""
-    best: tuple[int, tuple[int, int, int]] | None = None
-    mine = lengths[rows[top]]
-    for other in range(len(rows)):
-        gap = loads[top] - loads[other]
-        if gap < 2:
-            continue
-        theirs = np.append(lengths[rows[other]], 0)
-        moved = mine[:, None] - theirs[None, :]
-        after = np.maximum(loads[top] - moved, loads[other] + moved)
-        place = int(after.argmin())
-        value = int(after.flat[place])
-        if value < loads[top] and (best is None or value < best[0]):
-            give, take = divmod(place, len(theirs))
-            best = value, (other, give, take if take < len(theirs) - 1 else -1)
-    return best[1] if best else None
+def _lower(owner: Longs, lengths: Longs, ranks: int, micros: int, micro: int) -> bool:
+    """Hand a sample of the longest row to any row with room, for a shorter one or for none."""
+    loads = _loads(owner, lengths, ranks * micros)
+    tops = loads.reshape(micros, ranks).max(axis=1)
+    top = micro * ranks + int(loads[micro * ranks : (micro + 1) * ranks].argmax())
+    second = int(np.partition(loads[micro * ranks : (micro + 1) * ranks], -2)[-2]) if ranks > 1 else 0
+    mine, others = np.flatnonzero(owner == top), np.flatnonzero(owner != top)
+    rows = np.concatenate([owner[others], np.delete(np.arange(len(loads)), top)])
+    taken = np.concatenate([lengths[others], np.zeros(len(loads) - 1, np.int64)])
+    moved = lengths[mine][:, None] - taken[None, :]
+    # strictly below the longest of its own micro-step: nobody's longest row grows, and the exchange ends
+    fits = (moved > 0) & (loads[rows] + moved < np.repeat(tops, ranks)[rows])
+    gain = np.where(fits, np.minimum(moved, max(1, loads[top] - second)), 0)
+    if not gain.size or gain.max() == 0:
+        return False
+    give, take = divmod(int(gain.argmax()), len(rows))
+    owner[mine[give]] = rows[take]
+    if take < len(others):
+        owner[others[take]] = top
+    return True
