@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
@@ -41,10 +40,11 @@ class Probe:
 
 
 class ImageFolder:
-    """Image files under one root, found by the path that a record uses."""
+    """Image files under one root, found by the path that a record uses. A folder is listed once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._names: dict[Path, frozenset[str]] = {}
 
     def find(self, name: str) -> Path | None:
         """The file of an image name, or None."""
@@ -53,7 +53,7 @@ class ImageFolder:
             return None
         for start in range(len(parts)):
             folder = self.root.joinpath(*parts[start:-1])
-            names = _listing(folder)
+            names = self._listing(folder)
             if parts[-1] in names:
                 return folder / parts[-1]
         return self._under_other_suffix(parts)
@@ -62,24 +62,19 @@ class ImageFolder:
         stem = PurePosixPath(parts[-1]).stem
         for start in range(len(parts)):
             folder = self.root.joinpath(*parts[start:-1])
-            names = _listing(folder)
+            names = self._listing(folder)
             for suffix in SUFFIXES:
                 if stem + suffix in names:
                     return folder / (stem + suffix)
         return None
 
-
-@lru_cache(maxsize=4096)
-def _listing(folder: Path) -> frozenset[str]:
-    try:
-        return frozenset(entry.name for entry in folder.iterdir())
-    except OSError:
-        return frozenset()
-
-
-def forget_listings() -> None:
-    """Look at the folders again: files may have come since."""
-    _listing.cache_clear()
+    def _listing(self, folder: Path) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(entry.name for entry in folder.iterdir())
+            except OSError:
+                self._names[folder] = frozenset()
+        return self._names[folder]
 
 
 def probe(data: bytes, *, decode: bool = True) -> Probe:

@@ -1,0 +1,64 @@
+"""Image files: found wherever a folder starts inside the layout, never outside it, and seen for what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from llavaflow.datasets import _images
+from llavaflow.datasets._images import ImageFolder, probe, shard_name
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "images/coco/train2017"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (30, 20), "red").save(folder / "1.jpg")
+    Image.new("P", (30, 20)).save(folder / "2.gif")
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("start", ["", "coco", "coco/train2017"])
+def test_found_from_any_folder_of_the_layout(root: Path, start: str) -> None:
+    assert ImageFolder(root / start).find("coco/train2017/1.jpg") == root / "coco/train2017/1.jpg"
+
+
+def test_found_under_another_suffix(root: Path) -> None:
+    assert ImageFolder(root).find("coco/train2017/2.jpg") == root / "coco/train2017/2.gif"
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "coco/../../secret.jpg", "", "nowhere.jpg"])
+def test_nothing_outside_the_root_is_found(root: Path, name: str) -> None:
+    assert ImageFolder(root).find(name) is None
+
+
+def test_probe_decodes_to_the_end(root: Path) -> None:
+    data = (root / "coco/train2017/1.jpg").read_bytes()
+    good = probe(data)
+    assert (good.width, good.height, good.fault) == (30, 20, None)
+    assert good.fits("a.jpeg") and not good.fits("a.png")
+    assert probe(data[: len(data) // 2]).fault == "broken-image"
+    assert probe(b"<html>").fault == "broken-image"
+    assert probe(b"").fault == "broken-image"
+
+
+def test_a_decompression_bomb_is_not_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_images, "MOST_PIXELS", 100)
+    found = probe((root / "coco/train2017/1.jpg").read_bytes())
+    assert (found.fault, found.detail) == ("image-too-large", "30x20")
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("coco/train2017/1.jpg", "coco/train2017/1.jpg"),
+        ("/abs/a.b.PNG", "abs/a_b.png"),
+        ("../up/x", "up/x.jpg"),
+        ("win\\dir\\x.jpg", "win/dir/x.jpg"),
+    ],
+)
+def test_names_in_shards_are_plain(name: str, stored: str) -> None:
+    assert shard_name(name) == stored
