@@ -70,7 +70,8 @@ def test_templates_and_language_models_exist() -> None:
 def test_the_zoo_and_the_planners_data_need_no_torch() -> None:
     code = (
         "import sys; import llavaflow.models.zoo, llavaflow.models.sizes, llavaflow.models.templates, "
-        "llavaflow.models.packing, llavaflow.models.images, llavaflow.models.samplers; "
+        "llavaflow.models.packing, llavaflow.models.images, llavaflow.models.samplers, llavaflow.models.labels, "
+        "llavaflow.models.language, llavaflow.models.vision; "
         "print([name for name in ('torch', 'transformers', 'PIL') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
