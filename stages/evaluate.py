@@ -115,7 +115,7 @@ class Evaluate(Stage):
     ) -> dict[Variant, Result]:
         benchmark = load_benchmark(name)
         options = Options(box_frame=self.box_frame, questions=world / "eval" / name / QUESTIONS)
-        items = benchmark.read(world / "eval" / name, options)
+        items = benchmark.items(world / "eval" / name, options)
         found = {}
         for variant in self.variants:
             given = [

@@ -4,7 +4,8 @@ Any OpenAI-compatible endpoint will do (`OPENAI_BASE_URL`); without one the loca
 own name. Every finished call stands in a ledger and is never paid twice; a reply without scores is asked for again,
 then left out and counted. Several runs give a mean and a spread; the judge's model and the date stay with the number.
 
-    reviews/<bench>.<run>.jsonl   LLaVA's review lines       scores.json   results with judge and date
+    reviews/<bench>.<run>.jsonl   LLaVA's review lines       reviews/mmvet.json   MM-Vet's grades of all runs
+    scores.json                   results with judge and date
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from llavaflow.datasets.benchmarks._answers import read_answers
 from llavaflow.datasets.benchmarks._benchmark import Benchmark, Options, Pair, Result, load_benchmark
-from llavaflow.datasets.benchmarks._benchmark import Judge as Ask
 from llavaflow.datasets.benchmarks._join import join
-from llavaflow.datasets.benchmarks._reviews import Review, review, write_reviews
+from llavaflow.datasets.benchmarks._reviews import review, write_reviews
+from llavaflow.datasets.benchmarks.mmvet import grade, write_grades
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
@@ -34,6 +36,7 @@ from llavaflow.stages._local_judge import NAME as LOCAL
 from llavaflow.stages._local_judge import LocalJudge
 from llavaflow.stages._stage import Stage
 
+Said = TypeVar("Said")
 RULES = {"llava-bench-coco": ("coco", ""), "llava-bench-wild": ("wild", "llava_bench_")}
 AT_ONCE = 8
 RETRIES = 6
@@ -127,10 +130,10 @@ def endpoint(model: str, ledger: Path, run: int = 0) -> Iterator[Endpoint]:
         yield Endpoint(model, ledger, base_url=os.environ.get("OPENAI_BASE_URL"), run=run)
 
 
-def reviews_of(pairs: Sequence[Pair], rule: str, judge: Ask) -> list[Review]:
-    """The reviews of all answers, several calls at a time."""
+def at_once(pairs: Sequence[Pair], ask: Callable[[Pair], Said]) -> list[Said]:
+    """What the judge says of all answers, several calls at a time."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda pair: review(pair, rule, judge), pairs))
+        return list(pool.map(ask, pairs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,18 +176,28 @@ class Judge(Stage):
     def _benchmark(self, ctx: RunContext, benchmark: Benchmark) -> Result:
         gold = ctx.path(self.questions) / "eval" / benchmark.name
         given = read_answers(ctx.path(self.answers) / "answers" / f"{benchmark.name}.jsonl")
-        items = benchmark.read(gold, Options())
+        items = benchmark.items(gold, Options())
         pairs = join(items, given, benchmark.names, benchmark=benchmark.name, allow_missing=False).pairs
-        files = []
-        for run in range(self.runs):
-            with endpoint(self.judge, ctx.work / f"{benchmark.name}.jsonl", run) as judge:
-                files.append(self._reviewed(ctx, benchmark, pairs, judge))
+        ledger = ctx.work / f"{benchmark.name}.jsonl"
+        if benchmark.name == "mmvet":
+            files = [self._graded(ctx, pairs, ledger)]
+        else:
+            files = [self._reviewed(ctx, benchmark, pairs, ledger, run) for run in range(self.runs)]
         return benchmark.result(pairs, replace(Options(), reviews=tuple(files)))
 
-    def _reviewed(self, ctx: RunContext, benchmark: Benchmark, pairs: Sequence[Pair], judge: Endpoint) -> Path:
+    def _reviewed(self, ctx: RunContext, benchmark: Benchmark, pairs: Sequence[Pair], ledger: Path, run: int) -> Path:
         if benchmark.name not in RULES:
-            raise InputError(f"{benchmark.name} is not reviewed in pairs; the judge stage knows {', '.join(RULES)}.")
+            raise InputError(f"{benchmark.name} has no judge; the judge stage knows mmvet, {', '.join(RULES)}.")
         rule, prefix = RULES[benchmark.name]
-        path = ctx.out / "reviews" / f"{benchmark.name}.{judge.run}.jsonl"
-        write_reviews(reviews_of(pairs, rule, judge), pairs, path, prefix)
+        path = ctx.out / "reviews" / f"{benchmark.name}.{run}.jsonl"
+        with endpoint(self.judge, ledger, run) as judge:
+            write_reviews(at_once(pairs, partial(review, rule=rule, judge=judge)), pairs, path, prefix)
+        return path
+
+    def _graded(self, ctx: RunContext, pairs: Sequence[Pair], ledger: Path) -> Path:
+        runs = []
+        for run in range(self.runs):
+            with endpoint(self.judge, ledger, run) as judge:
+                runs.append(at_once(pairs, partial(grade, judge=judge)))
+        write_grades(runs, pairs, self.judge, path := ctx.out / "reviews" / "mmvet.json")
         return path

@@ -44,7 +44,9 @@ def with_questions(answers: list[Answer], questions: Path | None) -> list[Answer
     document = load(questions)
     listed = document.get("questions", []) if isinstance(document, Mapping) else document
     known: dict[str, Mapping[str, Any] | None] = {}
-    for row in listed:
+    for number, row in enumerate(listed, start=1):
+        if not isinstance(row, Mapping):
+            raise InputError(f"{questions}, record {number} is not a question: expected question_id, image, text.")
         name = _first(row, IDS)
         known[name] = None if name in known else row
     return [_filled(answer, known.get(answer.id)) for answer in answers]

@@ -153,9 +153,17 @@ class Benchmark:
         from llavaflow.datasets.benchmarks._join import join
 
         options = options or Options()
-        items = self.read(gold, options)
+        items = self.items(gold, options)
         joined = join(items, answers, self.names, benchmark=self.name, allow_missing=options.allow_missing)
         return self.result(joined.pairs, options, judge, notes=joined.notes, unknown_ids=joined.unknown)
+
+    def items(self, gold: Path, options: Options) -> list[Item]:
+        """The gold questions. Raises InputError for a file that is not this benchmark's."""
+        try:
+            return self.read(gold, options)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise InputError(f"{gold} is not gold of {self.name} ({said}). Expected: {self.layout}.") from error
 
     def result(
         self,

@@ -23,7 +23,7 @@ def write(benchmark: Benchmark, answers: Sequence[Answer], questions: Path | Non
         raise InputError(f"{out} exists already. Choose another name: nothing is overwritten.")
     if questions is None:
         raise InputError("an upload file holds every question of the split: give --questions FILE (or --gold).")
-    items = _questions(questions) if _is_questions(questions) else benchmark.read(questions, options)
+    items = _questions(questions) if _is_questions(questions) else benchmark.items(questions, options)
     joined = join(items, answers, benchmark.names, benchmark=benchmark.name, allow_missing=True)
     if joined.unknown:
         raise InputError(f"{benchmark.name}: {joined.unknown} answers are not among the questions of {questions}.")

@@ -31,6 +31,7 @@ CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 AGAIN = "\nPredict the correctness of the answer (digit): "
 HOTTER = 0.5
 ATTEMPTS = 4
+MAX_TOKENS = 16
 Grades = Mapping[str, Sequence[float | None]]
 
 
@@ -75,14 +76,30 @@ def parse_grade(reply: str) -> float | None:
     return grade if 0 <= grade <= 1 else None
 
 
-def _ask(pair: Pair, judge: Judge) -> float | None:
-    prompt = grade_prompt(pair)
+def grade(pair: Pair, judge: Judge) -> tuple[float | None, str]:
+    """The grade of one answer with the judge's last words, asked again while they are no grade."""
+    prompt, reply = grade_prompt(pair), ""
     for attempt in range(ATTEMPTS):
         asked = prompt + AGAIN if attempt else prompt
-        grade = parse_grade(judge(asked, temperature=attempt * HOTTER, max_tokens=16, attempt=attempt))
-        if grade is not None:
-            return grade
-    return None
+        reply = judge(asked, temperature=attempt * HOTTER, max_tokens=MAX_TOKENS, attempt=attempt)
+        if (found := parse_grade(reply)) is not None:
+            return found, reply
+    return None, reply
+
+
+def write_grades(
+    runs: Sequence[Sequence[tuple[float | None, str]]], pairs: Sequence[Pair], model: str, path: Path
+) -> None:
+    """MM-Vet's grade JSON: per question the judge, its words and the grade of every run; -1 marks a failed one."""
+    document = {
+        pair.item.id: {
+            "model": [model] * len(runs),
+            "content": [run[place][1] for run in runs],
+            "score": [-1 if run[place][0] is None else run[place][0] for run in runs],
+        }
+        for place, pair in enumerate(pairs)
+    }
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_grades(path: Path) -> dict[str, list[float | None]]:
@@ -110,7 +127,7 @@ def _runs(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> list[
             raise InputError("mmvet is graded by a judge: give --reviews GRADES.json, or --judge MODEL to ask one.")
         if any(pair.item.gold is None for pair in pairs):
             raise InputError("mmvet: grading needs the reference answers of mm-vet.json: give it as --gold.")
-        return [[_ask(pair, judge) if pair.answer else 0.0 for pair in pairs]]
+        return [[grade(pair, judge)[0] if pair.answer else 0.0 for pair in pairs]]
     runs: list[list[float | None]] = []
     for path in options.reviews:
         grades = read_grades(path)

@@ -155,3 +155,20 @@ def test_stage_reviews_with_the_local_judge_in_runs(bench: Any) -> None:
     review = json.loads((root / "reviews/llava-bench-coco.0.jsonl").read_text())
     assert set(review) == {"id", "question_id", "answer1_id", "answer2_id", "category", "content", "tuple"}
     assert json.loads((root / "scores.json").read_text())["judge"] == NAME
+
+
+def test_stage_grades_mmvet_in_its_own_form(bench: Any) -> None:
+    def questions(root: Path) -> None:
+        (root / "eval/mmvet").mkdir(parents=True)
+        row = {"imagename": "v1_0.png", "question": "What?", "answer": "two dogs", "capability": ["rec"]}
+        (root / "eval/mmvet/mm-vet.json").write_text(json.dumps({"v1_0": row}))
+
+    def answers(root: Path) -> None:
+        (root / "answers").mkdir()
+        (root / "answers/mmvet.jsonl").write_text(json.dumps({"question_id": 0, "text": "two cats"}) + "\n")
+
+    given = {"answers": bench.given("answers", answers), "questions": bench.given("questions", questions)}
+    artifact = bench.run(Judge(**given, benchmarks=("mmvet",), runs=2))
+    assert artifact.facts["scores"]["mmvet"]["score"] == 50.0
+    grades = json.loads((bench.path(artifact) / "reviews/mmvet.json").read_text())
+    assert grades == {"v1_0": {"model": [NAME, NAME], "content": ["0.5", "0.5"], "score": [0.5, 0.5]}}
