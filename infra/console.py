@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +57,20 @@ def terminal(*, verbose: bool = False) -> Iterator[tuple[logging.Logger, Progres
     finally:
         logger.removeHandler(handler)
         logger.propagate = before
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send what anybody prints meanwhile to stderr, also from libraries and child processes: stdout is the result's."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class LiveProgress:

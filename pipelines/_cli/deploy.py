@@ -82,6 +82,7 @@ def _serve(recipe: Recipe, name: str, cron: str, timezone: str | None, parameter
     """Register the deployment and serve it until interrupted."""
     from prefect.client.schemas.schedules import CronSchedule
 
+    from llavaflow.infra.console import stdout_to_stderr
     from llavaflow.pipelines._flow import serve_flow
 
     try:
@@ -89,4 +90,5 @@ def _serve(recipe: Recipe, name: str, cron: str, timezone: str | None, parameter
     except ValueError as error:
         raise InputError(f"cannot read the schedule '{cron}' {timezone or ''}: {error}.") from error
     tell()
-    serve_flow(recipe, name, schedule, parameters)
+    with stdout_to_stderr():
+        serve_flow(recipe, name, schedule, parameters)

@@ -49,7 +49,7 @@ def command(
     as_json: bool,
 ) -> int:
     """Run RECIPE: what the store lacks is made, stage by stage."""
-    from llavaflow.infra.console import terminal
+    from llavaflow.infra.console import stdout_to_stderr, terminal
     from llavaflow.infra.context import Budget
     from llavaflow.pipelines._catalogue import find_recipe
     from llavaflow.pipelines._plan import make_plan, refuse_past_budget
@@ -66,7 +66,7 @@ def command(
     if dry_run:
         run.look()
     else:
-        with terminal() as (run.log, run.progress):
+        with stdout_to_stderr(), terminal() as (run.log, run.progress):
             code = execute(run)
     run.ended = time.monotonic()
     emit(_document(run), as_json, lambda console: render(console, run))

@@ -81,15 +81,15 @@ Finished = tuple[Path, int, str, str]
 
 
 class Launched:
-    """`pipeline run` in a process of its own. `like` lends a Prefect folder whose database is ready, to save time."""
+    """A command in a process of its own. `like` lends a Prefect folder whose database is ready, to save time."""
 
-    def __init__(self, store: Path, *args: str, like: Path | None = None) -> None:
+    def __init__(self, store: Path, *args: str, like: Path | None = None, command: str = "run") -> None:
         if like:
             shutil.copytree(like / "prefect", store / "prefect")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
-        command = [sys.executable, "-m", "llavaflow.pipelines", "run", str(TOY), "--store", str(store), "--json", *args]
+        words = ["-m", "llavaflow.pipelines", command, str(TOY), "--store", str(store), "--json", *args]
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -132,6 +132,7 @@ def test_a_run_is_one_flow_run_with_a_task_for_each_stage(first_run: Finished) -
     store, code, out, err = first_run
     assert code == 0, err
     assert [row["state"] for row in json.loads(out)["stages"]] == ["built"] * 4
+    assert "printed by a stage" in err and "printed by a child" in err
     run_id = json.loads(out)["run_id"]
     assert list(rows_of(store, "select name, state_type from flow_run")) == [(f"toy-{run_id}", "COMPLETED")]
     assert list(rows_of(store, "select name from flow")) == [("toy",)]
@@ -196,3 +197,19 @@ def _wait_for_stage(store: Path) -> None:
         assert time.monotonic() < deadline, "no stage was started"
         time.sleep(0.1)
     time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_a_deployment_refreshes_by_its_schedule(first_run: Finished, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run = Launched(store, "--cron", "* * * * *", command="deploy", like=first_run[0])
+    query = "select state_type from flow_run where deployment_id is not null and state_type != 'SCHEDULED'"
+    deadline = time.monotonic() + 200
+    while ("COMPLETED",) not in list(rows_of(store, query)) and time.monotonic() < deadline:
+        time.sleep(1)
+    run.process.send_signal(signal.SIGINT)
+    _, out, err = run.end()
+    assert list(rows_of(store, query))[0] == ("COMPLETED",), err
+    assert json.loads(out)["deployment"] == "toy/refresh-draw"
+    assert len(list(store.glob("checkpoint/*/record.json"))) >= 1
+    assert processes_of(store) == []

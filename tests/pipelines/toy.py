@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ class Draw(Stage):
 
     def run(self, ctx: RunContext) -> Artifact:
         time.sleep(self.sleep_s)
+        # libraries do this, and it must not end up in the JSON document
+        print("printed by a stage")
+        os.system("echo printed by a child")
         (ctx.out / "numbers.json").write_text(json.dumps([self.seed + i + ctx.generation for i in range(self.samples)]))
         return ctx.finish({"samples": self.samples, "dropped": {"too-small": 2}})
 
