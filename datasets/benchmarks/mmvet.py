@@ -32,7 +32,8 @@ AGAIN = "\nPredict the correctness of the answer (digit): "
 HOTTER = 0.5
 ATTEMPTS = 4
 MAX_TOKENS = 16
-Grades = Mapping[str, Sequence[float | None]]
+# the grade, None where every attempt failed, and the judge's last words
+Grade = tuple[float | None, str]
 
 
 def _read(gold: Path, options: Options) -> list[Item]:
@@ -76,7 +77,7 @@ def parse_grade(reply: str) -> float | None:
     return grade if 0 <= grade <= 1 else None
 
 
-def grade(pair: Pair, judge: Judge) -> tuple[float | None, str]:
+def grade(pair: Pair, judge: Judge) -> Grade:
     """The grade of one answer with the judge's last words, asked again while they are no grade."""
     prompt, reply = grade_prompt(pair), ""
     for attempt in range(ATTEMPTS):
@@ -87,9 +88,7 @@ def grade(pair: Pair, judge: Judge) -> tuple[float | None, str]:
     return None, reply
 
 
-def write_grades(
-    runs: Sequence[Sequence[tuple[float | None, str]]], pairs: Sequence[Pair], model: str, path: Path
-) -> None:
+def write_grades(runs: Sequence[Sequence[Grade]], pairs: Sequence[Pair], model: str, path: Path) -> None:
     """MM-Vet's grade JSON: per question the judge, its words and the grade of every run; -1 marks a failed one."""
     document = {
         pair.item.id: {
