@@ -1,0 +1,157 @@
+"""Every full-size recipe trains: its twin, the same settings on toy models, takes a few real steps of every stage.
+
+A twin is made by a function, so that no recipe can be forgotten. What it changes is what a box of two cores cannot do:
+the models, their precision, the data, the batch, the number of epochs. Recipes whose twins are equal share one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from PIL import Image
+
+from llavaflow.datasets._shards import ShardWriter
+from llavaflow.infra import ray
+from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.context import RunContext
+from llavaflow.infra.identity import Identity, InputRef
+from llavaflow.infra.machine import Machine
+from llavaflow.infra.store import ArtifactStore, open_store
+from llavaflow.pipelines._catalogue import find_recipe, recipe_names
+from llavaflow.pipelines._recipe import Recipe
+from llavaflow.stages._pretrained import Pretrained
+from llavaflow.stages._stage import Stage
+from llavaflow.stages.train import Train
+
+NAMES = [name for name in recipe_names() if name not in ("llava15-tiny", "llava15-micro")]
+SAMPLES, BATCH, MOST_EPOCHS = 24, 8, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Stage):
+    """Training data that a test writes by hand: captions, or questions of which every fourth shows no picture."""
+
+    kind: ClassVar[Kind] = "mixture"
+    captions: bool
+
+    def run(self, ctx: RunContext) -> Artifact:
+        rows = []
+        with ShardWriter(ctx.out) as shards:
+            for number in range(SAMPLES):
+                row: dict[str, Any] = {"id": str(number)}
+                shown = self.captions or number % 4 > 0
+                if shown:
+                    row["image"] = f"{number}.png"
+                    shards.add(row["image"], _png(20 + number), {}, width=20 + number, height=24)
+                question = "<image>\nWhat colour is it?" if shown else "What colour is grass?"
+                row["conversations"] = [{"from": "human", "value": question}, {"from": "gpt", "value": "Green."}]
+                rows.append(row)
+        (ctx.out / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return ctx.finish({"samples": SAMPLES})
+
+
+def _png(width: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, 24), "green").save(stream, "PNG")
+    return stream.getvalue()
+
+
+def twins(recipe: Recipe, parts: Path) -> dict[str, Train]:
+    """The training stages of a recipe at toy size, each on top of the twin of the one before it."""
+    made: dict[str, Train] = {}
+
+    def twin(stage: Train) -> Train:
+        first = stage.trainable == ("mm_projector",)
+        whole = stage.base if stage.base is not None and isinstance(stage.base.stage, Train) else None
+        before = stage.projector_from
+        return dataclasses.replace(
+            stage,
+            data=Pictures(captions=first),
+            vision=None if whole else Pretrained(path=parts / "clip"),
+            language=None if whole else Pretrained(path=parts / "language"),
+            base=dataclasses.replace(whole, stage=made[_name(recipe, whole.stage)]) if whole else None,
+            projector_from=made[_name(recipe, before)] if before is not None else None,
+            global_batch=BATCH,
+            epochs=min(stage.epochs, MOST_EPOCHS),
+            precision="float32",
+        )
+
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, Train):
+            made[name] = twin(stage)
+    return made
+
+
+def _name(recipe: Recipe, stage: Stage | None) -> str:
+    assert stage is not None, "the twin of a stage that is not there"
+    return recipe.name_of(stage)
+
+
+@dataclass
+class Runs:
+    """What was trained so far, by the stage that made it."""
+
+    store: ArtifactStore
+    built: dict[Stage, Artifact] = field(default_factory=dict)
+
+    def run(self, stage: Stage) -> Artifact:
+        if stage not in self.built:
+            for source in stage.inputs().values():
+                self.run(source)
+            self.built[stage] = stage.run(self._context(stage))
+        return self.built[stage]
+
+    def _context(self, stage: Stage) -> RunContext:
+        inputs = {path: self.built[source] for path, source in stage.inputs().items()}
+        refs = {
+            path: InputRef(kind=item.kind, stage=item.stage, fingerprint=item.fingerprint)
+            for path, item in inputs.items()
+        }
+        identity = Identity(type=stage.type_name(), settings=stage.settings(), inputs=refs, outside={})
+        fingerprint = identity.fingerprint(0)
+        scratch = self.store.scratch(fingerprint)
+        return RunContext(
+            store=self.store,
+            machine=Machine(kind="cpu", cores=2),
+            recipe="twin",
+            run_id="run",
+            stage=stage.type_name().lower(),
+            kind=stage.kind,
+            fingerprint=fingerprint,
+            out=scratch.out,
+            work=scratch.work,
+            inputs={source: self.built[source] for source in stage.inputs().values()},
+            identity=identity,
+        )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    yield Runs(store=open_store(tmp_path_factory.mktemp("store")))
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_twin_keeps_the_settings_of_its_recipe(name: str, tmp_path: Path) -> None:
+    recipe = find_recipe(name)
+    changed = {"data", "vision", "language", "base", "projector_from", "global_batch", "epochs", "precision"}
+    for stage, twin in twins(recipe, tmp_path).items():
+        original = recipe.stages[stage].fields()
+        assert {key for key, value in twin.fields().items() if value != original[key]} <= changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_twin_trains_every_stage(name: str, runs: Runs, toy_foundation: Path) -> None:
+    for stage in twins(find_recipe(name), toy_foundation).values():
+        artifact = runs.run(stage)
+        assert artifact.facts["steps"] == SAMPLES // BATCH * stage.epochs
+        assert artifact.facts["samples"] == SAMPLES and artifact.facts["dropped"] == {}
+        assert artifact.facts["last_loss"] > 0
