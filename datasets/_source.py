@@ -198,6 +198,6 @@ def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def coco_image(image_id: int | str) -> str:
+def coco_image(image_id: int | str, folder: str = "train2017") -> str:
     """The image path of a COCO id. All images of train2014 are in train2017 under their bare number."""
-    return f"coco/train2017/{int(image_id):012d}.jpg"
+    return f"coco/{folder}/{int(image_id):012d}.jpg"

@@ -25,6 +25,7 @@ class Choice(NamedTuple):
     question: str
     choices: tuple[str, ...]
     right: int
+    split: str
 
 
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
@@ -42,7 +43,7 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
             yield Sample(
                 id=f"{image:012d}_{copy}",
                 source="aokvqa",
-                images=(coco_image(image),),
+                images=(coco_image(image, f"{asked[0].split}2017"),),
                 turns=dialogue([turned(item, copy) for item in asked], LETTER),
                 parents=tuple(f"aokvqa:question/{item.id}" for item in asked),
             )
@@ -68,7 +69,7 @@ def _choice(raw: dict[str, Any], reading: Reading, seen: set[str]) -> Choice | S
     asked = reading.text(raw["question"])
     if not asked or not all(choices) or not 0 <= right < len(choices) <= len(ascii_uppercase):
         return rejected("aokvqa", f"question/{number}", "bad-choices")
-    return Choice(number, int(raw["image_id"]), asked, choices, int(right))
+    return Choice(number, int(raw["image_id"]), asked, choices, int(right), raw.get("split", "train"))
 
 
 SOURCE = Source(

@@ -36,6 +36,8 @@ class Context:
 
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
     """One sample per image: the instruction for a caption, and the image's first caption."""
+    # captions_val2017.json speaks of images in val2017/
+    folder = find(path, *CAPTIONS, source="coco").name.partition(".")[0].removeprefix("captions_")
     for item in contexts(path, reading):
         if isinstance(item, Sample):
             yield item
@@ -45,7 +47,7 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
             yield Sample(
                 id=f"{item.id:012d}",
                 source="coco",
-                images=(f"coco/train2017/{item.file_name}",),
+                images=(f"coco/{folder}/{item.file_name}",),
                 turns=(question(ONE_CAPTION), Turn(role="gpt", text=item.captions[0])),
                 boxes=tuple(item.boxes),
                 parents=tuple(item.parents),

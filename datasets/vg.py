@@ -1,4 +1,4 @@
-"""Visual Genome regions: at most 10 annotations per image, as a dialogue about regions.
+"""Visual Genome: regions, at most 10 per image, as a dialogue about boxes; or its questions and answers.
 
 The mixture uses 86,417 of the 108,077 images; how they were chosen was never published. Images that must not be used
 (test images of a benchmark, say) are named in `held_out.json`, a list of image ids beside the regions.
@@ -13,19 +13,25 @@ from typing import Any
 from llavaflow.datasets._grounding import BOX_DROPS, BOX_REPAIRS, PROMPT, Region, ask, box_text, clipped
 from llavaflow.datasets._raw import Bad, elements, find, load, search
 from llavaflow.datasets._sample import Sample
-from llavaflow.datasets._source import Reading, Source, dialogue, rejected
+from llavaflow.datasets._source import SHORT_ANSWER, Reading, Source, capitalise, dialogue, rejected
+from llavaflow.infra.errors import InputError
 
 MOST_ANNOTATIONS = 10
 FOLDERS = ("VG_100K", "VG_100K_2")
+TABLES = {"regions": "region_descriptions", "qas": "question_answers"}
 
 
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
-    """One sample per image with a usable region, in file order."""
-    file = find(path, "region_descriptions*.json", source="vg")
+    """One sample per image with a usable region (or question), in file order."""
+    table = reading.options.get("records", "qas" if path.name.startswith("question_answers") else "regions")
+    if table not in TABLES:
+        raise InputError(f"records '{table}' of vg is neither of {', '.join(TABLES)}.")
+    file = find(path, f"{TABLES[table]}*.json", source="vg")
     folder = path if path.is_dir() else path.parent
     pictures = _pictures(find(folder, "image_data*.json", source="vg"))
     listed = search(path, "held_out.json", source="vg")
     held_out = {int(number) for number in load(listed)} if listed else set()
+    make = _sample if table == "regions" else _questions
     seen: set[int] = set()
 
     def build(raw: Mapping[str, Any]) -> Sample:
@@ -33,9 +39,25 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
         fault = "held-out-image" if image in held_out else "repeated-id" if image in seen else None
         fault = fault or (None if image in pictures else "no-image-size")
         seen.add(image)
-        return rejected("vg", f"regions/{image}", fault) if fault else _sample(image, raw, pictures[image], reading)
+        return rejected("vg", f"{table}/{image}", fault) if fault else make(image, raw, pictures[image], reading)
 
     yield from reading.each("vg", file, elements(file), build)
+
+
+def _questions(image: int, raw: Mapping[str, Any], picture: tuple[str, int, int], reading: Reading) -> Sample:
+    """All questions on an image as one conversation."""
+    pairs = [(reading.text(qa["question"]), reading.text(qa["answer"]).removesuffix(".")) for qa in raw["qas"]]
+    usable = [(asked, capitalise(answer)) for asked, answer in pairs if asked and answer]
+    reading.repairs["bad-region-passed-over"] += len(pairs) - len(usable)
+    if not usable:
+        return rejected("vg", f"qas/{image}", "no-usable-region")
+    return Sample(
+        id=f"{picture[0]}/{image}",
+        source="vg",
+        images=(f"vg/{picture[0]}/{image}.jpg",),
+        turns=dialogue(usable, SHORT_ANSWER),
+        parents=(f"vg:qas/{image}", f"vg:image_data/{image}"),
+    )
 
 
 def _sample(image: int, raw: Mapping[str, Any], picture: tuple[str, int, int], reading: Reading) -> Sample:
@@ -83,22 +105,25 @@ def _pictures(file: Path) -> dict[int, tuple[str, int, int]]:
 
 SOURCE = Source(
     name="vg",
-    title="Visual Genome 1.4 regions",
+    title="Visual Genome 1.4 regions and questions",
     origin=("https://homes.cs.washington.edu/~ranjay/visualgenome/api.html", "images: images.zip, images2.zip there"),
     licence="annotations and images CC BY 4.0",
     layout="""region_descriptions.json   [{id, regions: [{region_id, phrase, x, y, width, height}]}]
+question_answers.json      [{id, qas: [{qa_id, question, answer}]}]   (for records=qas)
 image_data.json            [{image_id, width, height, url, coco_id}]
 held_out.json              [image id, ..]   (optional: images not to be used)
 VG_100K/<id>.jpg, VG_100K_2/<id>.jpg""",
-    rule="at most 10 regions per image, drawn by seed, each asked for in a random one of two directions",
+    rule="at most 10 regions per image, drawn by seed, each asked for in a random one of two directions; with "
+    "records=qas all questions on an image become one conversation",
     read=read,
     expected={"images": 108_077, "regions": 5_408_689, "samples in mix665k": 86_417},
     images="vg",
     prompt=PROMPT,
+    options={"records": "regions, or qas for the questions and answers (regions)"},
     drops={
         **BOX_DROPS,
         "held-out-image": "the image is listed in held_out.json",
-        "no-usable-region": "no region with a phrase and a box is left",
+        "no-usable-region": "no region with a phrase and a box, or no question with an answer, is left",
     },
-    repairs={**BOX_REPAIRS, "bad-region-passed-over": "a region without phrase or area; another one took its place"},
+    repairs={**BOX_REPAIRS, "bad-region-passed-over": "a region without phrase or area, or a question without answer"},
 )

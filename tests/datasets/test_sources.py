@@ -395,6 +395,29 @@ def test_vg_draws_at_most_ten_regions(tmp_path: Path) -> None:
     assert dropped == {"no-usable-region": 1, "held-out-image": 1, "no-image-size": 1, "repeated-id": 1}
 
 
+def test_vg_questions_are_merged_per_image(tmp_path: Path) -> None:
+    vg(tmp_path / "raw")
+    qas = [{"question": "What colour?", "answer": "red."}, {"question": "Why?", "answer": ""}]
+    dump(tmp_path / "raw/question_answers.json", [{"id": 2, "qas": qas}, {"id": 3, "qas": qas}])
+    for path, options in ((tmp_path / "raw", {"records": "qas"}), (tmp_path / "raw/question_answers.json", {})):
+        samples, dropped, _ = read("vg", path, options=options)
+        assert [texts(sample) for sample in samples] == [[f"<image>\nWhat colour?\n{SHORT_ANSWER}", "Red"]]
+        assert dropped == {"held-out-image": 1}
+    with pytest.raises(InputError, match="records 'x' of vg is neither of regions, qas"):
+        read("vg", tmp_path / "raw", options={"records": "x"})
+
+
+def test_validation_splits_keep_their_image_folder(tmp_path: Path) -> None:
+    aokvqa(tmp_path / "raw")
+    rows = json.loads((tmp_path / "raw/aokvqa_v1p0_train.json").read_text())
+    dump(tmp_path / "val.json", [{**row, "split": "val"} for row in rows])
+    assert read("aokvqa", tmp_path / "val.json")[0][0].images == ("coco/val2017/000000000003.jpg",)
+    coco(tmp_path / "coco")
+    captions = tmp_path / "coco/annotations/captions_train2017.json"
+    captions.rename(captions.with_name("captions_val2017.json"))
+    assert read("coco", tmp_path / "coco")[0][0].images == ("coco/val2017/000000000001.jpg",)
+
+
 def test_sharegpt_mends_refuses_and_cuts(tmp_path: Path) -> None:
     samples, dropped, reading = read("sharegpt", tmp_path / "raw")
     assert {sample.id: len(sample.turns) for sample in samples} == {
