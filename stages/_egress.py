@@ -123,8 +123,7 @@ class EgressProxy:
                     await self._pipe(out_reader, writer, self.max_bytes)
                     upward.cancel()
                 else:
-                    path = parts._replace(scheme="", netloc="").geturl() or "/"
-                    out_writer.write(_request_head(method, path, lines[1:]))
+                    out_writer.write(_request_head(method, _path_of(target), lines[1:]))
                     await self._relay(out_reader, writer)
             finally:
                 out_writer.close()
@@ -172,6 +171,14 @@ class EgressProxy:
             limit -= len(data)
             writer.write(data)
             await writer.drain()
+
+
+def _path_of(url: str) -> str:
+    """Path and query exactly as they stand in an absolute URL."""
+    rest = url.partition("://")[2]
+    start = min((at for mark in "/?" if (at := rest.find(mark)) >= 0), default=len(rest))
+    path = rest[start:].partition("#")[0]
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _request_head(method: str, path: str, headers: list[str]) -> bytes:

@@ -229,8 +229,15 @@ class Download(Stage):
         raise StageFailed(
             f"only {ok} of {urls} URLs gave an image ({100 * ok / urls:.1f} %, the floor is "
             f"{100 * self.success_floor:.0f} %). Reasons:\n{histogram(reasons, urls)}\n"
-            "Run again to retry the failed ones, or lower success_floor if this is what the web has."
+            f"{_advice(reasons)}Run again to retry the failed ones, or lower success_floor if this is what the web has."
         )
+
+
+def _advice(reasons: Counter[str]) -> str:
+    """What the commonest reason points at, where that is not the web."""
+    if reasons and max(reasons, key=lambda reason: reasons[reason]) == "dns":
+        return "Most names did not resolve: check the resolver of this machine before blaming the links. "
+    return ""
 
 
 def _is_web(url: str) -> bool:

@@ -78,9 +78,7 @@ def test_records_resume_and_refresh(bench: Any, blip: Path) -> None:
     root = bench.path(first)
     check(root, bench.built[data].fingerprint)
 
-    ctx = bench.context(stage, generation=1)
-    half = bench.context(stage, generation=2)
-    stage.run(ctx)
+    half = bench.context(stage, generation=1)
     lines = [
         {
             "chunk": chunk,
@@ -90,9 +88,8 @@ def test_records_resume_and_refresh(bench: Any, blip: Path) -> None:
     ]
     (half.work / "caption.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"chunk": "torn')
     resumed = bench.path(stage.run(half))
-    whole = bench.path(bench.store.find(ctx.fingerprint))
     for name in ("data.jsonl", "meta.jsonl", "shards/00000.tar", "index.parquet"):
-        assert (resumed / name).read_bytes() == (whole / name).read_bytes() == (root / name).read_bytes()
+        assert (resumed / name).read_bytes() == (root / name).read_bytes()
 
     more = bench.pairs("filter-2", [*pairs(12), ("id99", "cut", pairs(1)[0][2][:200], 40, 40)])
     newer = bench.run(Caption(data=more, model=Pretrained(path=blip), max_new_tokens=6, batch_size=4), previous=first)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llavaflow.stages._egress import EgressProxy, is_public
+from llavaflow.stages._egress import EgressProxy, _path_of, is_public
 from llavaflow.stages._reasons import reason_of
 from llavaflow.stages._web import WorldWeb
 
@@ -109,3 +109,15 @@ def test_an_answer_over_the_limit_is_refused(web: WorldWeb) -> None:
 )
 def test_what_counts_as_public(address: str, public: bool) -> None:
     assert is_public(address) is public
+
+
+@pytest.mark.parametrize(
+    "url,path",
+    [
+        ("http://a.b", "/"),
+        ("http://a.b?x=/1", "/?x=/1"),
+        ("http://a.b//c//d.jpg?u=http://e/f#g", "//c//d.jpg?u=http://e/f"),
+    ],
+)
+def test_the_path_goes_out_as_it_was_written(url: str, path: str) -> None:
+    assert _path_of(url) == path
