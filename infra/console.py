@@ -74,7 +74,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 class LiveProgress:
-    """Bars that move, on a terminal. A finished bar leaves one line in the log above."""
+    """Bars that move, on a terminal. A finished bar goes away; what is worth keeping is a log line."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars

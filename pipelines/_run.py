@@ -165,7 +165,8 @@ class Run:
             if made:
                 return self._found(name, made)
             self.log.info("%s: %s", name, item.why)
-            artifact = item.stage.run(self._context(item))
+            with self.progress.bar(f"{name} ({self.selected.index(name) + 1} of {len(self.selected)})"):
+                artifact = item.stage.run(self._context(item))
         assert artifact.fingerprint == item.fingerprint, f"{name} must end with `return ctx.finish(facts)`"
         return self._row(name, "built", artifact)
 

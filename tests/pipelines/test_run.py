@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from llavaflow.infra.errors import InputError
-from llavaflow.infra.store import ArtifactStore
+from llavaflow.infra.store import ArtifactStore, open_store
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.pipelines._settings import apply_settings
 from llavaflow.tests.pipelines.runs import make, states
@@ -77,3 +79,22 @@ def test_another_recipe_finds_what_this_one_built_and_names_it(toy: Recipe, stor
     other = Recipe(name="other", stages=toy.stages)
     assert set(states(make(other, store)).values()) == {"found"}
     assert store.history("other", "learn")[0].fingerprint == store.history("toy", "learn")[0].fingerprint
+
+
+def test_a_run_on_s3_finds_what_another_machine_built(
+    toy: Recipe, s3_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert states(make(toy, open_store(s3_url))) == BUILT
+    monkeypatch.setenv("LLAVAFLOW_CACHE", str(tmp_path / "elsewhere"))
+    again = make(toy.replace({"learn": {"learning_rate": 0.2}}), open_store(s3_url))
+    assert states(again) == {"draw": "found", "scale": "found", "learn": "built", "score": "built"}
+    assert again.rows["learn"].as_json()["uri"].startswith("s3://")
+
+
+def test_two_runs_on_one_store_make_each_stage_once(toy: Recipe, store: ArtifactStore) -> None:
+    slow = toy.replace({"draw": {"sleep_s": 0.5}})
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _: make(slow, open_store(store.url)), range(2)))
+    made = [name for run in runs for name, state in states(run).items() if state == "built"]
+    assert sorted(made) == sorted(BUILT)
+    assert {run.state for run in runs} == {"completed"}
