@@ -14,7 +14,7 @@ from llavaflow.datasets._source import Reading, capitalise
 
 DESCRIBE = "Please provide a short description for this region: {}."
 LOCATE = "Please provide the bounding box coordinate of the region this sentence describes: {}."
-PROMPT = f"either at random: {DESCRIBE.format('[x1, y1, x2, y2]')} / {LOCATE.format('...')}"
+PROMPT = f"either at random: {DESCRIBE.format('[x1, y1, x2, y2]')} / {LOCATE.format('<phrase>')}"
 
 BOX_DROPS = {
     "empty-text": "a region without a phrase",

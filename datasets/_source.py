@@ -66,6 +66,7 @@ class Reading:
 
     def each(self, source: str, file: Path, rows: Iterable[Any], build: Callable[[Any], T]) -> Iterator[T | Sample]:
         """`build` of every raw record, counted; a malformed one becomes a dropped Sample or ends the read."""
+        unit = "line" if file.name.removesuffix(".gz").endswith(".jsonl") else "record"
         for number, row in enumerate(rows, 1):
             self.records += 1
             try:
@@ -74,7 +75,7 @@ class Reading:
                     continue
                 built = build(row)
             except _MALFORMED as error:
-                yield self._reject(source, file, f"record {number}", _say(error))
+                yield self._reject(source, file, f"{unit} {number}", _say(error))
                 continue
             yield built
         self._check_share(file)

@@ -140,11 +140,14 @@ def _source(name: str) -> Page:
         "licence": found.licence,
         "layout": found.layout,
         "rule": found.rule,
+        "images": found.images,
+        "prompt": found.prompt,
+        "options": dict(found.options),
         "expected": dict(found.expected),
         "dropped": found.reasons(),
         "repairs": found.mendings(),
     }
-    return document, lambda console: _card(console, document, ("dropped", "repairs"))
+    return document, lambda console: _card(console, document, ("options", "dropped", "repairs"))
 
 
 def _benchmark(name: str) -> Page:

@@ -94,11 +94,11 @@ def test_malformed_records_stop_the_read_or_are_set_aside(tmp_path: Path, capsys
     raw.write_text(f'{json.dumps(good)}\n{{"id": "2"}}\nnot json\n{json.dumps(good)}\n')
     args = ("data", "read", "llava-json", "--path", raw, "--out", tmp_path / "out.jsonl", "--json")
     code, _, err = pipeline(capsys, *args)
-    assert code == 2 and "record 2: field 'conversations' is missing" in err
+    assert code == 2 and "line 2: field 'conversations' is missing" in err
     code, told, _ = pipeline(capsys, *args, "--tolerate", "0.5", "--quarantine", tmp_path / "bad.jsonl")
     assert code == 0 and told["samples"] == 2 and told["dropped"] == {"malformed-record": 2}
     bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
-    assert [row["where"] for row in bad] == ["record 2", "line 3"]
+    assert [row["where"] for row in bad] == ["line 2", "line 3"]
     code, _, err = pipeline(capsys, *args, "--force", "--tolerate", "0.3")
     assert code == 2 and "tolerated share" in err
 
