@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from llavaflow.models.images import Floats, count_tokens, transform
+from llavaflow.models.images import Floats, count_tokens, layout, transform
 from llavaflow.models.labels import encode_prompt
 from llavaflow.models.llava import Llava
 from llavaflow.models.templates import Turns, template
@@ -30,10 +30,11 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt as tokens, image tokens expanded, and the pixels of its image if it has one."""
+    """A prompt as tokens, image tokens expanded, and the pixels and (width, height) of its image if it has one."""
 
     input_ids: Ints
     pixels: Floats | None = None
+    size: tuple[int, int] | None = None
 
 
 def prompt_ids(llava: Llava, template_name: str, turns: Turns, image_sizes: Sequence[tuple[int, int]] = ()) -> Ints:
@@ -56,7 +57,7 @@ def ask(llava: Llava, template_name: str, text: str, image: Image.Image | None, 
     """The answer to one question about one image."""
     turns = [("human", f"<image>\n{text}" if image is not None else text)]
     ids = prompt_ids(llava, template_name, turns, [image.size] if image is not None else [])
-    asked = Question(ids, pixels(llava, image) if image is not None else None)
+    asked = Question(ids, pixels(llava, image), image.size) if image is not None else Question(ids)
     return answers(llava, [asked], template_name=template_name, max_new_tokens=max_new_tokens)[0]
 
 
@@ -83,22 +84,42 @@ def _generate(llava: Llava, batch: Sequence[Question], stop_ids: list[int], max_
 
     ids, mask = _left_padded([question.input_ids for question in batch], llava.tokenizer.pad_token_id)
     model = llava.model.eval()
-    shown = [question.pixels for question in batch if question.pixels is not None]
-    extra: dict[str, Any] = {}
-    if shown:
-        extra["pixel_values"] = torch.from_numpy(np.concatenate(shown)).to(model.device, model.dtype)
     with torch.inference_mode():
+        inputs = _inputs(llava, batch, ids.to(model.device))
         output = model.generate(
-            input_ids=ids.to(model.device),
+            **inputs,
             attention_mask=mask.to(model.device),
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
             eos_token_id=stop_ids,
             pad_token_id=llava.tokenizer.pad_token_id,
-            **extra,
         )
-    yield from output[:, ids.shape[1] :].tolist()
+    # from embeddings, only what is new comes back
+    yield from output[:, ids.shape[1] if "input_ids" in inputs else 0 :].tolist()
+
+
+def _inputs(llava: Llava, batch: Sequence[Question], ids: torch.Tensor) -> dict[str, Any]:
+    """Tokens and pixels; for images in tiles the embeddings, put together as in training."""
+    import torch
+
+    shown = [question.pixels for question in batch if question.pixels is not None]
+    if not shown:
+        return {"input_ids": ids}
+    tiles = torch.from_numpy(np.concatenate(shown)).to(llava.model.device, llava.model.dtype)
+    rule = llava.image_rule
+    if rule.aspect != "anyres":
+        return {"input_ids": ids, "pixel_values": tiles}
+    from llavaflow.models.objective import Objective
+
+    places, base = [], 0
+    for question in batch:
+        if question.pixels is not None and question.size is not None:
+            place = layout(rule, *question.size)
+            places.append(np.where(place < 0, -1, place + base))
+            base += len(question.pixels) * rule.tile_tokens
+    index = torch.from_numpy(np.concatenate(places)).to(llava.model.device)
+    return {"inputs_embeds": Objective(llava.model).embeddings(ids, tiles, index)}
 
 
 def _left_padded(rows: Sequence[Ints], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

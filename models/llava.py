@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llavaflow.infra.errors import InputError
+from llavaflow.models import anyres
 from llavaflow.models import projector as projectors
-from llavaflow.models.images import CLIP_MEAN, CLIP_STD, Aspect, ImageRule
+from llavaflow.models.images import CLIP_MEAN, CLIP_STD, Aspect, ImageRule, Size
 from llavaflow.models.projector import Projector
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ class Design:
 
     select_layer    hidden states of the tower that become tokens, counted from the end
     select_feature  `patch` drops the class token, `cls_patch` keeps it
+    pinpoints       (width, height) that anyres may choose from
     """
 
     projector: str = "mlp2x_gelu"
     select_layer: int = -2
     select_feature: SelectFeature = "patch"
     image_aspect: Aspect = "pad"
+    pinpoints: tuple[Size, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +80,12 @@ def build(
     import torch
     from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
+    in_tiles = design.image_aspect == "anyres"
+    config_class, model_class = anyres.classes() if in_tiles else (LlavaConfig, LlavaForConditionalGeneration)
     tower = _tower(vision, precision)
     patches_only = design.select_feature == "patch"
     tokenizer, text = _language(language, precision, attention)
-    config = LlavaConfig(
+    config = config_class(
         vision_config=tower.config,
         text_config=text.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
@@ -89,9 +94,10 @@ def build(
         vision_feature_layer=design.select_layer,
         vision_feature_select_strategy="default" if _has_class_token(tower) and patches_only else "full",
         tie_word_embeddings=text.config.tie_word_embeddings,
+        **({"image_grid_pinpoints": anyres.grid(design.pinpoints)} if in_tiles else {}),
     )
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
+        model = model_class(config)
     model.model.vision_tower = tower
     model.model.language_model = text.model
     model.lm_head = text.lm_head
@@ -99,6 +105,8 @@ def build(
         kind=design.projector, vision_width=tower.config.hidden_size, language_width=text.config.hidden_size
     )
     model.model.multi_modal_projector = _fresh_projector(model, kind, seed)
+    if in_tiles:
+        model.model.image_newline = anyres.fresh_newline(text.config.hidden_size, seed, model.lm_head.weight.dtype)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -108,11 +116,13 @@ def build(
 
 def load(path: str, *, precision: Precision | None = "float32", attention: str = "sdpa") -> Llava:
     """A LLaVA checkpoint in Hugging Face format, with the training rule that its processor states."""
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
+    from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise InputError(f"{path} is no Hugging Face checkpoint: it has no config.json.")
-    model = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype(precision), attn_implementation=attention)
+    in_tiles = AutoConfig.from_pretrained(path).model_type == anyres.MODEL_TYPE
+    model_class = anyres.classes()[1] if in_tiles else LlavaForConditionalGeneration
+    model = model_class.from_pretrained(path, dtype=dtype(precision), attn_implementation=attention)
     processor = AutoProcessor.from_pretrained(path)
     config = model.config
     return Llava(
@@ -262,23 +272,29 @@ def _image_rule(vision: str, config: Any, design: Design) -> ImageRule:
         std=std,
         class_token=clip and design.select_feature == "cls_patch",
         crop=clip,
+        pinpoints=design.pinpoints,
     )
 
 
 def _processor(rule: ImageRule, tokenizer: Any, config: Any) -> Any:
     """The processor that gives plain transformers the same pixels and the same token counts as training had."""
-    from transformers import LlavaImageProcessor, LlavaProcessor
+    from transformers import LlavaImageProcessor, LlavaNextProcessor, LlavaProcessor
 
+    in_tiles = rule.aspect == "anyres"
     square = {"height": rule.size, "width": rule.size}
-    images = LlavaImageProcessor(
-        do_pad=rule.aspect == "pad",
-        do_center_crop=rule.crop,
-        size={"shortest_edge": rule.size} if rule.crop else square,
-        crop_size=square,
-        image_mean=list(rule.mean),
-        image_std=list(rule.std),
+    images = (
+        anyres.image_processor(rule)
+        if in_tiles
+        else LlavaImageProcessor(
+            do_pad=rule.aspect == "pad",
+            do_center_crop=rule.crop,
+            size={"shortest_edge": rule.size} if rule.crop else square,
+            crop_size=square,
+            image_mean=list(rule.mean),
+            image_std=list(rule.std),
+        )
     )
-    return LlavaProcessor(
+    return (LlavaNextProcessor if in_tiles else LlavaProcessor)(
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=rule.patch,
@@ -290,8 +306,10 @@ def _processor(rule: ImageRule, tokenizer: Any, config: Any) -> Any:
 
 def _rule_of_processor(processor: Any, config: Any) -> ImageRule:
     images = processor.image_processor
+    in_tiles = config.model_type == anyres.MODEL_TYPE
     return ImageRule(
-        aspect="pad" if getattr(images, "do_pad", False) else "square",
+        aspect="anyres" if in_tiles else "pad" if getattr(images, "do_pad", False) else "square",
+        pinpoints=anyres.pinpoints_of(images) if in_tiles else (),
         size=config.vision_config.image_size,
         patch=config.vision_config.patch_size,
         mean=tuple(images.image_mean),

@@ -35,7 +35,7 @@ class Objective(nn.Module):
         image_index: torch.Tensor,
     ) -> torch.Tensor:
         """Summed loss of rows (rows, tokens). `image_index`: for every image token its row among the tile features."""
-        embeddings = self._with_images(input_ids, pixel_values, image_index)
+        embeddings = self.embeddings(input_ids, pixel_values, image_index)
         hidden = self.llava.model.language_model(
             inputs_embeds=embeddings, position_ids=position_ids, use_cache=False
         ).last_hidden_state
@@ -46,13 +46,13 @@ class Objective(nn.Module):
         loss: torch.Tensor = functional.cross_entropy(logits.float(), targets[learned], reduction="sum")
         return loss
 
-    def _with_images(self, ids: torch.Tensor, pixels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def embeddings(self, ids: torch.Tensor, pixels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Text embeddings with image features in place. A batch without images runs a dummy at no weight: under
         ZeRO-3 every rank must touch the same modules in the same order."""
         embeddings: torch.Tensor = self.llava.get_input_embeddings()(ids)
         features = self.features(pixels).to(embeddings.dtype)
         if index.numel() == 0:
-            return embeddings + features.sum() * 0.0
+            return embeddings + (features.sum() + self._newline(features).sum()) * 0.0
         places = (ids == self.llava.config.image_token_id).unsqueeze(-1)
         return embeddings.masked_scatter(places, self._gather(features, index))
 
@@ -69,7 +69,9 @@ class Objective(nn.Module):
 
     def _gather(self, features: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Features in the order of the sequence; -1 stands for the newline of an anyres map."""
-        if not hasattr(self.llava.model, "image_newline"):
-            return features[index]
-        newline = self.llava.model.image_newline.to(features.dtype).unsqueeze(0)
-        return torch.cat([features, newline])[index]
+        return torch.cat([features, self._newline(features)])[index]
+
+    def _newline(self, features: torch.Tensor) -> torch.Tensor:
+        """The learned newline as one more feature; none of a model whose images are one tile."""
+        newline: torch.Tensor | None = getattr(self.llava.model, "image_newline", None)
+        return features[:0] if newline is None else newline.to(features.dtype).unsqueeze(0)

@@ -31,7 +31,7 @@ def make_answerer(
                 continue
             image = open_image(Path(images) / str(row["shown"]), str(row["variant"]))
             ids = prompt_ids(llava, template, [("human", f"<image>\n{row['text']}")], [image.size])
-            asked.append(Question(ids, pixels(llava, image)))
+            asked.append(Question(ids, pixels(llava, image), image.size))
         return answers(llava, asked, template_name=template, max_new_tokens=max_new_tokens)
 
     return answer

@@ -44,6 +44,7 @@ class Train(Stage):
     base            a whole LLaVA checkpoint to go on from; then vision, language and projector_from are not used
     projector_from  an earlier Train whose mm_projector.bin is taken
     trainable       out of mm_projector, language_model, vision_tower; the tower only from vision_from_layer up
+    pinpoints       anyres (merged by spatial_unpad): the (width, height) that an image may be cut to
     global_batch    samples per optimizer step over all workers
     max_length      tokens of a sample, image tokens included; longer ones are cut by turns
     batching        packed: samples end to end; padded: upstream's batches; grouped: those, by modality and length
@@ -64,6 +65,7 @@ class Train(Stage):
     select_layer: int = -2
     select_feature: Literal["patch", "cls_patch"] = "patch"
     image_aspect: Literal["square", "pad", "anyres"]
+    pinpoints: tuple[tuple[int, int], ...] = ()
     template: str
     masking: Literal["answers", "upstream"] = "answers"
     trainable: tuple[str, ...]
@@ -136,6 +138,7 @@ class Train(Stage):
                 select_layer=self.select_layer,
                 select_feature=self.select_feature,
                 image_aspect=self.image_aspect,
+                pinpoints=self.pinpoints,
             ),
             trainable=self.trainable,
             vision_from_layer=self.vision_from_layer,
