@@ -28,11 +28,12 @@ def records(path: Path, reading: Reading, *, source: str) -> Iterator[Sample]:
     patterns = ("data.jsonl", "*.jsonl", "*.json", "*.parquet", "data/*.parquet")
     file = find(path, *patterns, source=source)
     ids: dict[str, int] = {}
+    prefix = reading.options.get("prefix", "").rstrip("/")
 
     def build(raw: Mapping[str, Any]) -> Sample:
         number = _name(raw, ids, reading)
         turns, fault = _turns(raw["conversations"], reading)
-        images = _images(raw.get("image"))
+        images = _images(raw.get("image"), prefix)
         fault = fault or image_fault(turns, images)
         parent = f"record/{number}"
         if fault:
@@ -93,13 +94,13 @@ def _turns(raw: list[Mapping[str, Any]], reading: Reading) -> tuple[tuple[Turn, 
     return tuple(turns), empty and {"human": "empty-question", "gpt": "empty-answer"}[empty]
 
 
-def _images(raw: Any) -> tuple[str, ...]:
+def _images(raw: Any, prefix: str) -> tuple[str, ...]:
     if not raw:
         return ()
     names = (raw,) if isinstance(raw, str) else tuple(raw)
     if not all(isinstance(name, str) for name in names):
         raise TypeError("image must be a path or a list of paths")
-    return names
+    return tuple([f"{prefix}/{name}" if prefix and "/" not in name else name for name in names])
 
 
 def _parquet(file: Path) -> Iterator[dict[str, Any]]:
@@ -127,6 +128,7 @@ SOURCE = Source(
     rule="one sample per record, unchanged but for text ids and edge whitespace",
     read=read,
     expected={"llava_instruct_150k.json": 157_712, "llava_v1_5_mix665k.json": 665_298, "LLaVA-NeXT-Data": 779_289},
+    options={"prefix": "folder put before bare image names (coco/train2017 for the LLaVA-Instruct files)"},
     drops={
         "unknown-speaker": "a turn from neither human nor gpt",
         "not-alternating": "turns are not human, gpt, human, gpt, ...",

@@ -38,6 +38,7 @@ class Component:
     folder    where in that artifact they are
     images    image folder: inside the artifact, or outside; None takes the artifact's own image table if it has one,
               and otherwise leaves images alone
+    options   options of the source, as name=value
     sampling  all, first:N, end:N, random:N, N a number or a percentage
     expected  the count that the card holds the result against
     """
@@ -47,6 +48,7 @@ class Component:
     data: Stage | Path
     folder: str = ""
     images: Path | str | None = None
+    options: tuple[str, ...] = ()
     sampling: str = "all"
     expected: int | None = None
 
@@ -98,6 +100,7 @@ class Mix(Stage):
         for component in self.components:
             source(component.source)
             chosen(component.sampling, 0, seed=0, name=component.name)
+            _check_options(component)
 
     def _published(self) -> Mixture:
         if self.mixture not in MIXTURES:
@@ -113,7 +116,8 @@ class Mix(Stage):
         if place not in seen:
             seen[place] = pictures_of(given)
         pictures = seen[place]
-        reading = Reading(seed=self.seed, tolerate=self.tolerate)
+        options = dict(option.partition("=")[::2] for option in component.options)
+        reading = Reading(seed=self.seed, tolerate=self.tolerate, options=options)
         ctx.work.mkdir(parents=True, exist_ok=True)
         with no_collection():
             made: Spool = spool(component.name, component.source, given, pictures, ctx.work, reading)
@@ -153,6 +157,14 @@ def _input(ctx: RunContext, component: Component, number: int) -> Input:
     if images is not None and not images.is_dir():
         raise InputError(f"component {component.name}: image folder {images} does not exist. Check its `images`.")
     return Input(fingerprint=fingerprint, root=root, data=data, images=images)
+
+
+def _check_options(component: Component) -> None:
+    known = source(component.source).options
+    for option in component.options:
+        if option.partition("=")[0] not in known:
+            there = ", ".join(known) or "none"
+            raise InputError(f"{component.name}: no option '{option}'; {component.source} has {there}.")
 
 
 def _part_facts(component: Component, picked: Picked) -> dict[str, Any]:
@@ -209,7 +221,9 @@ def published_components(
             "name": part.name, "source": part.source, "sampling": part.sampling, "expected": part.expected,
         }  # fmt: skip
         if part.name == "llava-instruct":
-            found.append(Component(data=instruct, images=images, **common))
+            # the released instruct files name COCO images without their folder
+            options = () if isinstance(instruct, Stage) else ("prefix=coco/train2017",)
+            found.append(Component(data=instruct, images=images, options=options, **common))
             continue
         inside = isinstance(raw, Stage)
         folder = (folders or {}).get(part.name, f"raw/{part.source}" if inside else part.source)

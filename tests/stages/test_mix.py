@@ -41,7 +41,7 @@ def instruct(root: Path) -> None:
     """A LLaVA JSON file of a user: one record with an image of the world, one with a missing one, one without."""
     talk = _talk("<image>\nWhat is it?", "A scene.")
     rows = [
-        {"id": 7, "image": "coco/train2017/000000000007.jpg", "conversations": talk},
+        {"id": 7, "image": "000000000007.jpg", "conversations": talk},
         {"id": 8, "image": "coco/train2017/nowhere.jpg", "conversations": talk},
         {"id": "7", "conversations": _talk("Hello?", " Hello. ")},
     ]
@@ -107,7 +107,7 @@ def test_parents_are_rows_of_the_world_and_bytes_are_as_indexed(built: Any, tmp_
 
 
 def test_records_of_an_artifact_are_parents_under_their_index_ids(built: Any, tmp_path: Path) -> None:
-    images = built.path(WORLD) / "raw/coco"
+    images = built.path(WORLD) / "raw/coco/train2017"
     (tmp_path / "own").mkdir()
     instruct(tmp_path / "own")
     own = OwnData(file=tmp_path / "own/instruct.json", images=images, tolerate=0.5)
@@ -167,6 +167,8 @@ def test_wrong_components_are_refused_before_reading(bench: Any, tmp_path: Path)
         bench.run(Mix(components=(part, part)))
     with pytest.raises(InputError, match="unknown source 'gqqa'.*Did you mean gqa"):
         bench.run(Mix(components=(replace(part, source="gqqa"),)))
+    with pytest.raises(InputError, match="a: no option 'x=1'; gqa has none"):
+        bench.run(Mix(components=(replace(part, options=("x=1",)),)))
 
 
 def test_two_different_images_under_one_name_are_refused(bench: Any, tmp_path: Path) -> None:
