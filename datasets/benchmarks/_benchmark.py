@@ -145,6 +145,8 @@ class Benchmark:
     unit: str = "percent"
     upload: Upload | None = None
     upload_form: str = ""
+    # said where answers and gold do not match: the editions of the gold that exist
+    editions: str = ""
 
     def score(
         self, answers: Sequence[Answer], gold: Path, options: Options | None = None, judge: Judge | None = None
@@ -154,7 +156,10 @@ class Benchmark:
 
         options = options or Options()
         items = self.items(gold, options)
-        joined = join(items, answers, self.names, benchmark=self.name, allow_missing=options.allow_missing)
+        try:
+            joined = join(items, answers, self.names, benchmark=self.name, allow_missing=options.allow_missing)
+        except InputError as error:
+            raise InputError(f"{error} {self.editions}".strip()) from error
         return self.result(joined.pairs, options, judge, notes=joined.notes, unknown_ids=joined.unknown)
 
     def items(self, gold: Path, options: Options) -> list[Item]:

@@ -191,6 +191,7 @@ BENCHMARK = Benchmark(
     ),
     source="LLaVA eval_pope.py; metrics.lmms_eval_pooled_f1: lmms-eval pope/utils.py, which wants exactly yes or no",
     column="POPE",
+    editions=f"POPE's random split exists with {PINNED_RANDOM} rows (the one LLaVA pins) and with {FULL}.",
     read=_read,
     mark=_mark,
     names=_names,

@@ -74,7 +74,7 @@ def test_other_edition_of_a_split_is_refused(write: Any) -> None:
     """As many answers as rows, but about other questions: upstream would zip them."""
     rows = replies({split: ["Yes"] * 4 for split in FIRST})
     rows[0]["prompt"] = f"Is there a dog in the image?{SHORT}"
-    with pytest.raises(InputError, match="unknown id.*another version"):
+    with pytest.raises(InputError, match="unknown id.*another version.*2910 rows .* 3000"):
         score("pope", write("a.jsonl", rows), gold(write))
 
 
