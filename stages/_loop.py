@@ -115,8 +115,14 @@ def _train(job: Job) -> None:
     before = parts.checksums(model.model.state_dict().items()) if rank == 0 else {}
     trained = [name for name, parameter in model.model.named_parameters() if parameter.requires_grad]
     settings = engines.engine_config(job.zero, job.offload, job.precision, job.optimization.max_grad_norm)
+    found = _state.newest(job.work)
+    if found is not None:
+        settings |= _state.universal_settings(found[1], workers)
     engine = engines.start(Objective(model.model), _scheduled(job, len(steps)), settings)
-    begin = _resume(engine, job)
+    begin = 0
+    if found is not None:
+        _state.load(engine, *found)
+        begin = found[1].step
     with _Log(job, begin, len(steps), rank) as log:
         log.say([*counts, f"{len(corpus):,} samples, {len(steps):,} steps, {workers} workers, ZeRO-{job.zero}"])
         _loop(engine, steps, job, begin, log)
@@ -167,16 +173,6 @@ def _corpus(job: Job, model: Llava, rank: int, workers: int) -> Corpus:
 
 def _scheduled(job: Job, steps: int) -> Optimization:
     return Optimization(**asdict(job.optimization) | {"steps": steps})
-
-
-def _resume(engine: Any, job: Job) -> int:
-    """The step to go on with: 0, or the one after the newest complete state."""
-    found = _state.newest(job.work)
-    if found is None:
-        return 0
-    folder, manifest = found
-    _state.load(engine, folder, manifest)
-    return manifest.step
 
 
 def _loop(engine: Any, steps: Steps, job: Job, begin: int, log: _Log) -> None:

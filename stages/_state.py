@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from llavaflow.infra.fingerprint import sha256_file
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 TAG = "state"
+UNIVERSAL = "universal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,11 @@ def save(engine: Any, work: Path, *, step: int, zero: int) -> None:
 
 
 def load(engine: Any, folder: Path, manifest: Manifest) -> None:
-    """Check every file against the manifest, then load optimizer, schedule and trained weights."""
+    """Check every file against the manifest, then load optimizer, schedule and trained weights.
+
+    A state of another number of workers is brought into DeepSpeed's universal form first; the engine must have been
+    started with `universal_settings`.
+    """
     import torch.distributed as distributed
 
     rank, workers = distributed.get_rank(), distributed.get_world_size()
@@ -72,12 +79,38 @@ def load(engine: Any, folder: Path, manifest: Manifest) -> None:
             f"training state {folder} is damaged: {', '.join(damaged[:3])} differ from its manifest. "
             "Remove that folder; training then starts from the beginning."
         )
-    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+    tag = TAG
+    if manifest.workers != workers:
+        tag = UNIVERSAL
+        if rank == 0:
+            _to_universal(folder)
+        distributed.barrier()
+    engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+
+
+def universal_settings(manifest: Manifest, workers: int) -> dict[str, Any]:
+    """What DeepSpeed's configuration needs to load this state with this number of workers."""
+    return {"checkpoint": {"load_universal": True}} if manifest.workers != workers else {}
+
+
+def _to_universal(folder: Path) -> None:
+    """One file per parameter and optimizer moment, by DeepSpeed's own script, in a process of its own."""
+    shutil.rmtree(folder / UNIVERSAL, ignore_errors=True)
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command += ["--input_folder", str(folder / TAG), "--output_folder", str(folder / UNIVERSAL)]
+    done = subprocess.run(
+        [*command, "--num_extract_workers", "1", "--num_merge_workers", "1"], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise StageFailed(
+            f"training state {folder} was written by another number of workers and DeepSpeed cannot convert it: "
+            f"{done.stderr.strip().splitlines()[-1:]}. Resume with the machine that wrote it."
+        )
 
 
 def _digests(folder: Path, rank: int, workers: int) -> dict[str, str]:
     """This worker's share of the digests: hashing 100 GB on one core would take minutes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(path for path in (folder / TAG).rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): sha256_file(path) for path in files[rank::workers]}
 
 

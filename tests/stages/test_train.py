@@ -181,14 +181,11 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("zero", "seed"), [(2, 1), (3, 2), (3, 3)])
-def test_killed_run_ends_with_the_weights_of_an_unbroken_one(
-    bench: Any, toy_foundation: Path, tmp_path: Path, zero: int, seed: int
-) -> None:
+def run_and_kill(tmp_path: Path, foundation: Path, zero: int, seed: int) -> list[str]:
+    """Start a run in a process group of its own and kill it at a random moment after its first training state."""
     script = tmp_path / "run.py"
     script.write_text(SCRIPT.format(folder=str(Path(__file__).parent)), "utf-8")
-    command = [sys.executable, str(script), str(tmp_path / "killed"), str(toy_foundation), str(zero)]
+    command = [sys.executable, str(script), str(tmp_path / "killed"), str(foundation), str(zero)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list((tmp_path / "killed").glob("scratch/*/work/checkpoints/step-*/manifest.json")):
         assert process.poll() is None, "ended before its first training state"
@@ -196,6 +193,27 @@ def test_killed_run_ends_with_the_weights_of_an_unbroken_one(
     time.sleep(random.Random(seed).uniform(0, 1.5))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    return command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_two_workers_killed_and_one_goes_on(bench: Any, toy_foundation: Path, tmp_path: Path, zero: int) -> None:
+    run_and_kill(tmp_path, toy_foundation, zero, seed=0)
+    other = type(bench)(store=open_store(tmp_path / "killed"))
+    stage = finetune(other, toy_foundation, zero=zero)
+    one = stage.run(replace(other.context(stage), machine=OneWorker(kind="cpu", cores=2)))
+    unbroken = bench.run(finetune(bench, toy_foundation, zero=zero))
+    assert losses(other, one) == pytest.approx(losses(bench, unbroken), abs=1e-5)
+    assert furthest(weights(other, one), weights(bench, unbroken)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero", "seed"), [(2, 1), (3, 2), (3, 3)])
+def test_killed_run_ends_with_the_weights_of_an_unbroken_one(
+    bench: Any, toy_foundation: Path, tmp_path: Path, zero: int, seed: int
+) -> None:
+    command = run_and_kill(tmp_path, toy_foundation, zero, seed)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     unbroken = bench.run(finetune(bench, toy_foundation, zero=zero))
     killed = open_store(tmp_path / "killed")
