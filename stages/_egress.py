@@ -5,7 +5,9 @@ address a moment later, and a redirect may lead anywhere. This proxy resolves ea
 are not on the public internet, and connects to exactly the address that it checked. Redirects are followed by the
 client, so each hop passes here again.
 
-It is also where manners live: at most `per_host` requests to one host at a time, at most `max_bytes` per answer.
+It is also where manners live: at most `per_host` requests to one host at a time, at most `max_bytes` per answer, and
+`timeout_s` for a connection and for each next byte. That clock starts when a request has its turn, so that waiting
+for others out of politeness is not held against a URL; the client must be given more patience than the proxy.
 
 `allow_hosts` may resolve to private addresses. `host_map` sends a domain and its subdomains to a fixed address, which
 is how the generated world answers for `*.scenes.test` without a port in any URL.
@@ -28,6 +30,8 @@ from urllib.parse import urlsplit
 
 HEAD_BYTES = 64 * 1024
 CHUNK_BYTES = 64 * 1024
+# the whole of an answer may take so many times as long as its next byte
+PATIENCE = 10
 # RFC 6761: these never exist, and asking a resolver that is not there for them costs a timeout
 NEVER_RESOLVED = ("invalid", "test")
 HOP_HEADERS = ("proxy-", "connection:", "keep-alive:")
@@ -113,7 +117,8 @@ class EgressProxy:
         if not tunnel and (method not in ("GET", "HEAD") or parts.scheme != "http" or not parts.hostname):
             raise Refused(403, "refused", "scheme")
         host = (parts.hostname or "").lower().rstrip(".")
-        async with self._slots.setdefault(host, asyncio.Semaphore(self.per_host)):
+        slot = self._slots.setdefault(host, asyncio.Semaphore(self.per_host))
+        async with slot, asyncio.timeout(PATIENCE * self.timeout_s):
             address, port = await self._resolve(host, parts.port or (443 if tunnel else 80))
             out_reader, out_writer = await self._connect(address, port)
             try:
@@ -157,6 +162,8 @@ class EgressProxy:
         """Pass an answer on, unless it announces more bytes than are wanted."""
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), self.timeout_s)
+        except TimeoutError as error:
+            raise Refused(504, "failed", "timeout") from error
         except (asyncio.IncompleteReadError, OSError) as error:
             raise Refused(502, "failed", "connection") from error
         for line in head.lower().split(b"\r\n"):

@@ -20,9 +20,11 @@ PATTERNS: tuple[tuple[str, str], ...] = (
     (r"aspect ratio too large", "extreme-aspect"),
     (r"Image decoding error|imdecode|OpenCV", "not-an-image"),
     (r"unknown url type|URL can't contain|nonnumeric port|no host given|Invalid URL|ascii' codec", "malformed-url"),
+    (r"EOF occurred", "connection"),
     (r"SSL|CERTIFICATE|certificate", "tls"),
-    (r"Connection refused|closed connection without response", "proxy-lost"),
-    (r"Errno|reset by peer|getresponse", "connection"),
+    # the proxy answers for hosts that refuse: only the proxy itself can be refused
+    (r"Connection refused", "proxy-lost"),
+    (r"Errno|reset by peer|closed connection", "connection"),
 )
 # worth another pass: the next try may well succeed
 TRANSIENT = frozenset({"timeout", "dns", "connection", "truncated", "not-reported", "proxy-lost"})

@@ -40,6 +40,8 @@ REPEATED = "repeated-url"
 OPT_OUT = ("noai", "noimageai", "noindex", "noimageindex")
 THREADS_PER_PROCESS = 32
 STALL_S = 120.0
+# the proxy keeps the time; img2dataset's own clock also runs while a request waits for its turn
+BACKSTOP = 20
 
 # gives the results of one source of images from the start, in the order of ids
 Results = Callable[[], Iterable[Fetched]]
@@ -148,9 +150,10 @@ class Download(Stage):
             host_map=host_map,
             per_host=max(1, self.per_host // ctx.machine.nodes),
             max_bytes=self.max_bytes,
-            timeout_s=2.0 * self.timeout_s,
+            timeout_s=self.timeout_s,
         )
-        return Way(proxy=proxy, options=self._options(ctx), env=self._env(), stall_s=STALL_S)
+        stall_s = max(STALL_S, 2.0 * BACKSTOP * self.timeout_s)
+        return Way(proxy=proxy, options=self._options(ctx), env=self._env(), stall_s=stall_s)
 
     def _options(self, ctx: RunContext) -> dict[str, Any]:
         """Every option of img2dataset that bears on the result, given explicitly: its defaults add white borders."""
@@ -170,7 +173,7 @@ class Download(Stage):
             "compute_hash": "sha256",
             "min_image_size": self.min_side_px,
             "max_image_area": self.max_pixels,
-            "timeout": self.timeout_s,
+            "timeout": BACKSTOP * self.timeout_s,
             "retries": self.retries,
             "user_agent_token": self.user_agent_token,
             "disallowed_header_directives": list(OPT_OUT) if self.honour_opt_out else [],

@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ ROUTES = {
     "images.scenes.test": {
         "/a.jpg": {"file": "a.jpg", "status": 200, "content_type": "image/jpeg", "headers": {"X-Robots-Tag": "noai"}},
         "/cut.jpg": {"file": "a.jpg", "truncate": 5},
+        "/slow.jpg": {"file": "a.jpg", "delay_s": 0.4},
         "/gone.jpg": {"file": None, "status": 410},
         "/moved": {"file": None, "status": 302, "headers": {"Location": "http://images.scenes.test/a.jpg"}},
         "/inside": {"file": None, "status": 302, "headers": {"Location": "http://localhost:1/secret"}},
@@ -82,6 +84,15 @@ def test_names_that_do_not_resolve_and_ports_that_do_not_answer(web: WorldWeb) -
         assert reason(proxy, "http://nowhere.invalid/a.jpg") == "dns"
         assert reason(proxy, "http://127.0.0.1:1/a.jpg") == "connection"
         assert reason(proxy, "ftp://127.0.0.1/a.jpg") == "scheme"
+
+
+def test_waiting_for_a_turn_is_not_held_against_a_url(web: WorldWeb) -> None:
+    url = "http://images.scenes.test/slow.jpg"
+    with EgressProxy(host_map={"scenes.test": web.address}, per_host=1, timeout_s=1.0) as proxy:
+        with ThreadPoolExecutor(5) as pool:
+            assert list(pool.map(lambda _: get(proxy, url), range(5))) == [b"0123456789"] * 5
+    with EgressProxy(host_map={"scenes.test": web.address}, timeout_s=0.1) as proxy:
+        assert reason(proxy, url) == "timeout"
 
 
 def test_an_answer_over_the_limit_is_refused(web: WorldWeb) -> None:
