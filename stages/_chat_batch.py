@@ -83,7 +83,7 @@ class BatchChat:
 
     def _handed_in_before(self, name: str) -> str | None:
         """A batch that a killed run had created and not yet written down."""
-        known = (batch for batch in self.client.batches.list(limit=100))
+        known = (batch for batch in self.client.batches.list(limit=100) if batch.id not in self.ledger.ended_batches)
         return next((batch.id for batch in known if (batch.metadata or {}).get("llavaflow") == name), None)
 
     def _collect(self, batch_id: str, done: Callable[[], None]) -> None:

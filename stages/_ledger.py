@@ -79,6 +79,7 @@ class RequestLedger:
         self.replies: dict[str, Reply] = {}
         self.refused: dict[str, str] = {}
         self.open_batches: dict[str, list[str]] = {}
+        self.ended_batches: set[str] = set()
         self.tokens, self.usd = 0, 0.0
         self._held: dict[str, tuple[int, float]] = {}
         self._held_tokens, self._held_usd = 0, 0.0
@@ -152,6 +153,7 @@ class RequestLedger:
             self.open_batches[event["batch"]] = event["requests"]
         elif kind == "batch-ended":
             self.open_batches.pop(event["batch"], None)
+            self.ended_batches.add(event["batch"])
 
     def _hold(self, request_id: str, most: tuple[int, float]) -> None:
         """What is set aside for a request from now on."""
