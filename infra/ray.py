@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llavaflow.infra.errors import LlavaflowError, StageFailed
+from llavaflow.infra.errors import InputError, LlavaflowError, StageFailed
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -168,6 +168,7 @@ def train(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     session()
+    _check_capacity(workers, gpus_per_worker)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     attempt = f"job-{os.getpid()}-{len(list(storage.glob('job-*'))) if storage.exists() else 0}"
     trainer = TorchTrainer(
@@ -184,6 +185,23 @@ def train(
     with _unwrapped():
         _in_thread(trainer.fit, watch)
     watch()
+
+
+def _check_capacity(workers: int, gpus_per_worker: int) -> None:
+    """Refuse a job that the cluster can never place: Ray would wait for more nodes without an end."""
+    import ray
+
+    there, needed = ray.cluster_resources(), {"GPU": workers * gpus_per_worker, "CPU": workers}
+    short = [
+        f"{amount} {kind}s, it has {int(there.get(kind, 0))}"
+        for kind, amount in needed.items()
+        if there.get(kind, 0) < amount
+    ]
+    if short:
+        raise InputError(
+            f"the Ray cluster ({os.environ.get('RAY_ADDRESS', 'this machine')}) is too small: the run needs "
+            f"{' and '.join(short)}. Choose a smaller --machine, or name a larger cluster in RAY_ADDRESS."
+        )
 
 
 def _resources(gpus_per_worker: int) -> dict[str, float]:

@@ -124,7 +124,9 @@ def _train(job: Job) -> None:
         _state.load(engine, *found)
         begin = found[1].step
     with _Log(job, begin, len(steps), rank) as log:
-        log.say([*counts, f"{len(corpus):,} samples, {len(steps):,} steps, {workers} workers, ZeRO-{job.zero}"])
+        lost = len(rejected(job.work / CACHE)) if rank == 0 else 0
+        size = f"{len(corpus):,} samples ({lost:,} rejected), {len(steps):,} steps"
+        log.say([*counts, f"{size}, {workers} workers on {engine.device.type}, ZeRO-{job.zero}, {job.precision}"])
         _loop(engine, steps, job, begin, log)
     state = engines.gathered(engine)
     if rank == 0:

@@ -39,6 +39,7 @@ def command(
         data = image.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the picture {image}: {error.strerror}.") from error
+    import torch
     from transformers import logging
 
     logging.set_verbosity_error()
@@ -51,7 +52,9 @@ def command(
         picture = open_image(data)
     except ImageError as error:
         raise InputError(f"{image} is not a usable picture: {error}.") from error
-    llava = load(folder)
+    llava = load(folder, precision=None)
+    if torch.cuda.is_available():
+        llava.model.to("cuda")
     form = template_name or template_of(llava.model.config)
     text = ask(llava, form, question, picture, max_new_tokens)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llavaflow.infra import ray
-from llavaflow.infra.errors import StageFailed
+from llavaflow.infra.errors import InputError, StageFailed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,6 +66,11 @@ def test_nothing_of_ray_survives_a_killed_driver(tmp_path: Path) -> None:
     while _processes(own) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert _processes(own) == []
+
+
+def test_a_job_that_the_cluster_can_never_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs 64 GPUs, it has"):
+        ray.train(print, workers=64, config={}, storage=tmp_path, gpus_per_worker=1)
 
 
 def _processes(word: str) -> list[str]:
