@@ -83,22 +83,20 @@ def pretrain(data: Stage, *, vision: Pretrained, language: Pretrained, **setting
         template="plain",
         image_aspect="square",
         trainable=("mm_projector",),
-        zero=2,
         batching="padded",
-        **{**COMMON, **settings},
+        **{"zero": 2, **COMMON, **settings},
     )
 
 
 def finetune(data: Stage, projector_from: Train, **settings: Any) -> Train:
-    """Stage 2: projector and language model, from the projector of stage 1."""
+    """The last stage: projector and language model unless told otherwise, from the projector of stage 1."""
     return Train(
         data=data,
         vision=projector_from.vision,
         language=projector_from.language,
         projector_from=projector_from,
         projector=projector_from.projector,
-        trainable=("mm_projector", "language_model"),
-        **{**COMMON, **settings},
+        **{"trainable": ("mm_projector", "language_model"), **COMMON, **settings},
     )
 
 

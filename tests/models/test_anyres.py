@@ -66,7 +66,7 @@ def test_the_newline_learns_with_the_language_model_alone(tiled: Llava) -> None:
     parts.set_trainable(tiled, ["mm_projector"])
     assert not newline.requires_grad
     parts.set_trainable(tiled, ["mm_projector", "language_model"])
-    loss(tiled, asked(tiled, SIZES[0])).backward()
+    loss(tiled, asked(tiled, SIZES[0])).backward()  # type: ignore[no-untyped-call]
     assert newline.grad is not None and newline.grad.abs().sum() > 0
     tiled.model.zero_grad()
 
@@ -76,8 +76,10 @@ def test_a_batch_in_words_alone_touches_the_newline_at_no_weight(tiled: Llava) -
     ids = torch.tensor([[1, 5, 6]])
     rule = tiled.image_rule
     tiles = torch.zeros(1, 3, rule.size, rule.size)
-    found: torch.Tensor = Objective(tiled.model)(ids, torch.arange(3)[None], ids, tiles, torch.zeros(0, dtype=torch.long))
-    found.backward()
+    found: torch.Tensor = Objective(tiled.model)(
+        ids, torch.arange(3)[None], ids, tiles, torch.zeros(0, dtype=torch.long)
+    )
+    found.backward()  # type: ignore[no-untyped-call]
     assert tiled.model.model.image_newline.grad is not None and not tiled.model.model.image_newline.grad.any()
     tiled.model.zero_grad()
 

@@ -81,6 +81,8 @@ def twins(recipe: Recipe, parts: Path) -> dict[str, Train]:
             global_batch=BATCH,
             epochs=min(stage.epochs, MOST_EPOCHS),
             precision="float32",
+            # the toy tower's tile is a twelfth of CLIP's
+            pinpoints=tuple((width // 12, height // 12) for width, height in stage.pinpoints),
         )
 
     for name, stage in recipe.stages.items():
@@ -141,7 +143,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_twin_keeps_the_settings_of_its_recipe(name: str, tmp_path: Path) -> None:
     recipe = find_recipe(name)
-    changed = {"data", "vision", "language", "base", "projector_from", "global_batch", "epochs", "precision"}
+    changed = {
+        "data",
+        "vision",
+        "language",
+        "base",
+        "projector_from",
+        "global_batch",
+        "epochs",
+        "precision",
+        "pinpoints",
+    }
     for stage, twin in twins(recipe, tmp_path).items():
         original = recipe.stages[stage].fields()
         assert {key for key, value in twin.fields().items() if value != original[key]} <= changed
