@@ -31,6 +31,7 @@ from llavaflow.infra.store import ArtifactStore
 
 STARTUP_TIMEOUT_S = 180.0
 SHUTDOWN_TIMEOUT_S = 5.0
+RESTARTS = 3
 Mode = Literal["run", "page"]
 
 # quiet on stderr, where our own messages go; silent to the outside
@@ -45,18 +46,25 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Server:
-    """A running Prefect server."""
+    """A running Prefect server; without a process it is somebody else's."""
 
     api_url: str
     home: Path
+    mode: Mode = "run"
+    listener: socket.socket | None = None
     process: subprocess.Popen[bytes] | None = None
+    stopping: bool = False
 
     @property
     def page(self) -> str:
         """The address of its pages."""
         return self.api_url.removesuffix("/api")
+
+    @property
+    def log(self) -> Path:
+        return self.home / "server.log"
 
 
 def home_of(store: ArtifactStore) -> Path:
@@ -74,10 +82,10 @@ def server(home: Path, *, mode: Mode = "run", port: int = 0) -> Iterator[Server]
     if url := os.environ.get("PREFECT_API_URL"):
         yield Server(api_url=url, home=home)
         return
-    os.environ["PREFECT_HOME"] = str(home)
     home.mkdir(parents=True, exist_ok=True)
+    given = os.environ.get("PREFECT_HOME")
     started = _start(home, mode, port)
-    os.environ["PREFECT_API_URL"] = started.api_url
+    os.environ |= {"PREFECT_HOME": str(home), "PREFECT_API_URL": started.api_url}
     try:
         # takes a second, in which the server starts as well; it reads the environment set above
         import prefect.context
@@ -85,11 +93,17 @@ def server(home: Path, *, mode: Mode = "run", port: int = 0) -> Iterator[Server]
         # had it been imported before, it would still know the old address
         prefect.context.refresh_global_settings_context()
         _wait(started)
-        yield started
-        _flush()
+        threading.Thread(target=_keep, args=[started], daemon=True).start()
+        try:
+            yield started
+        finally:
+            _flush()
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
         _stop(started)
+        del os.environ["PREFECT_API_URL"]
+        os.environ["PREFECT_HOME"] = given or ""
+        if not given:
+            del os.environ["PREFECT_HOME"]
 
 
 def _start(home: Path, mode: Mode, port: int) -> Server:
@@ -99,29 +113,48 @@ def _start(home: Path, mode: Mode, port: int) -> Server:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
         raise LlavaflowError(f"port {port} on 127.0.0.1 is taken ({error.strerror}). Choose another port.") from error
-    with listener, (home / "server.log").open("ab") as log:
-        # connections made before the server is ready wait in this queue
-        listener.listen(128)
-        api_url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "llavaflow.infra.prefect", str(listener.fileno()), str(os.getpid())],
-            pass_fds=[listener.fileno()],
+    # connections made before the server is ready wait in this queue
+    listener.listen(128)
+    api_url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    started = Server(api_url=api_url, home=home, mode=mode, listener=listener)
+    started.process = _spawn(started)
+    return started
+
+
+def _spawn(started: Server) -> subprocess.Popen[bytes]:
+    assert started.listener is not None
+    handle = started.listener.fileno()
+    with started.log.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "llavaflow.infra.prefect", str(handle), str(os.getpid())],
+            pass_fds=[handle],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             # Ctrl-C is for us: the server must still take the last states of the run
             start_new_session=True,
-            env=_server_environment(api_url, mode),
+            env=_server_environment(started),
         )
-    return Server(api_url=api_url, home=home, process=process)
 
 
-def _server_environment(api_url: str, mode: Mode) -> dict[str, str]:
+def _keep(started: Server) -> None:
+    """Start the server again when it dies (the machine ran out of memory, say) while the run goes on: clients wait in
+    the queue of the socket, which stays ours, and what they ask again is answered by the next one."""
+    for _ in range(RESTARTS):
+        assert started.process is not None
+        started.process.wait()
+        if started.stopping:
+            return
+        started.process = _spawn(started)
+
+
+def _server_environment(started: Server) -> dict[str, str]:
     role = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "false"}
-    page = {"PREFECT_UI_ENABLED": "true", "PREFECT_UI_API_URL": api_url}
-    common = {"PREFECT_API_URL": api_url, "PREFECT__SERVER_FINAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    page = {"PREFECT_UI_ENABLED": "true", "PREFECT_UI_API_URL": started.api_url}
+    place = {"PREFECT_API_URL": started.api_url, "PREFECT_HOME": str(started.home)}
+    common = {**place, "PREFECT__SERVER_FINAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
     console = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "0", "PREFECT_LOGGING_EXTRA_LOGGERS": ""}
-    return {**os.environ, **common, **console, **(role if mode == "run" else page)}
+    return {**os.environ, **common, **console, **(role if started.mode == "run" else page)}
 
 
 def _wait(started: Server, timeout_s: float = STARTUP_TIMEOUT_S) -> None:
@@ -137,10 +170,9 @@ def _wait(started: Server, timeout_s: float = STARTUP_TIMEOUT_S) -> None:
             time.sleep(0.1)
     code = started.process.poll()
     state = f"ended with code {code}" if code is not None else f"did not answer within {timeout_s:.0f} s"
-    log = started.home / "server.log"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+    tail = "\n".join(started.log.read_text(errors="replace").splitlines()[-8:])
     raise LlavaflowError(
-        f"the Prefect server {state} (log: {log}). Set PREFECT_API_URL to use a server that runs already. "
+        f"the Prefect server {state} (log: {started.log}). Set PREFECT_API_URL to use a server that runs already. "
         f"The end of the log:\n{tail}"
     )
 
@@ -155,7 +187,9 @@ def _flush() -> None:
 
 
 def _stop(started: Server) -> None:
-    assert started.process is not None
+    assert started.process is not None and started.listener is not None
+    started.stopping = True
+    started.listener.close()
     started.process.terminate()
     try:
         started.process.wait(SHUTDOWN_TIMEOUT_S)

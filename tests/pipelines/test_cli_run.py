@@ -190,6 +190,22 @@ def test_a_killed_run_takes_its_server_along(first_run: Finished, tmp_path: Path
     assert processes_of(store) == []
 
 
+@pytest.mark.slow
+def test_a_server_that_dies_is_replaced_and_the_run_is_on_record(first_run: Finished, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run = Launched(store, "--set", "draw.sleep_s=5", like=first_run[0])
+    _wait_for_stage(store)
+    for entry in Path("/proc").glob("[0-9]*"):
+        words = (entry / "cmdline").read_bytes().split(b"\0") if (entry / "cmdline").exists() else []
+        if b"llavaflow.infra.prefect" in words and str(run.process.pid).encode() in words:
+            os.kill(int(entry.name), signal.SIGKILL)
+    code, out, err = run.end()
+    assert code == 0, err
+    run_id = json.loads(out)["run_id"]
+    assert (f"toy-{run_id}", "COMPLETED") in list(rows_of(store, "select name, state_type from flow_run"))
+    assert processes_of(store) == []
+
+
 def _wait_for_stage(store: Path) -> None:
     """Until the first stage is being made."""
     deadline = time.monotonic() + 100
