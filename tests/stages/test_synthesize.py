@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -242,7 +243,10 @@ Synthesize(data=data, conversation=100, detail=100, complex=100, concurrency=2).
 """
 
 
-def test_killed_in_the_middle_it_pays_only_for_what_was_in_flight(bench: Any, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_in_the_middle_it_pays_only_for_what_was_in_flight(
+    bench: Any, tmp_path: Path, monkeypatch: Any, seed: int
+) -> None:
     write_coco(tmp_path / "data")
     stage = Synthesize(data=tmp_path / "data", **COUNTS, concurrency=2)
     with service(monkeypatch, delay_s=0.05) as answered:
@@ -250,13 +254,14 @@ def test_killed_in_the_middle_it_pays_only_for_what_was_in_flight(bench: Any, tm
         places = [str(path) for path in (tmp_path / "data", ctx.out, ctx.work)]
         killed = subprocess.Popen([sys.executable, "-c", DRIVER, *places])
         ledger = ctx.work / "requests.jsonl"
-        while not ledger.exists() or ledger.read_text().count("answered") < 4:
+        while not ledger.exists() or "answered" not in ledger.read_text():
             assert killed.poll() is None
             time.sleep(0.005)
+        time.sleep(random.Random(seed).uniform(0, 0.3))
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         paid = {json.loads(line)["request"] for line in ledger.read_text().splitlines() if '"answered"' in line}
-        assert 4 <= len(paid) < SAMPLES
+        assert 0 < len(paid) < SAMPLES
         artifact = stage.run(ctx)
     assert artifact.facts["samples"] == SAMPLES
     assert all(answered[request] == 1 for request in paid), "a request in the ledger is never asked again"
