@@ -59,6 +59,21 @@ def book(seed: str, side: int) -> Scene:
 
 def _record(cover: Scene, image_id: str, rng: random.Random, split: str) -> dict[str, Any]:
     emblem, title, author = cover.things
+    asked = book_questions(cover, rng)
+    return {
+        "imageURL": f"http://ecx.images-amazon.test/images/I/{image_id}.jpg",
+        "questions": [question for question, _ in asked],
+        "answers": [answer for _, answer in asked],
+        "title": title.word,
+        "authorName": author.word,
+        "genre": GENRES[emblem.shape],
+        "split": _SPLITS[split],
+    }
+
+
+def book_questions(cover: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """OCR-VQA's questions on title, author and genre, with their answers."""
+    emblem, title, author = cover.things
     genre = GENRES[emblem.shape]
     other = rng.choice([name for name in GENRES.values() if name != genre])
     asked = [
@@ -68,15 +83,7 @@ def _record(cover: Scene, image_id: str, rng: random.Random, split: str) -> dict
         rng.choice(((f"Is this book related to {genre}?", "Yes"), (f"Is this book related to {other}?", "No"))),
     ]
     rng.shuffle(asked)
-    return {
-        "imageURL": f"http://ecx.images-amazon.test/images/I/{image_id}.jpg",
-        "questions": [question for question, _ in asked],
-        "answers": [answer for _, answer in asked],
-        "title": title.word,
-        "authorName": author.word,
-        "genre": genre,
-        "split": _SPLITS[split],
-    }
+    return asked
 
 
 def _gif(cover: Scene) -> bytes:

@@ -1,7 +1,8 @@
-"""The tiny language model: Llama-style, taught to answer from descriptions of scenes in the words of template v1.
+"""The tiny language model: Llama-style, taught to answer from pictures drawn in words, in the templates of LLaVA.
 
-What it learns without pictures (the format of an answer, looking something up, counting, boxes) need not be learned
-again with them. Its tokenizer is trained on the raw text of the world and on the instructions of the mixture.
+A picture in words is a grid of cells, one token each, that stand where the patches of a picture will stand. What is
+learned from them (the format of an answer, looking something up, counting, boxes) need not be learned again with
+pictures. The tokenizer is trained on the raw text of the world and on the instructions of the mixture.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llavaflow.datasets._scenes_chat import chat
-from llavaflow.datasets._scenes_told import Exchange, told
-from llavaflow.models.labels import Encoded, Item, encode_many
+from llavaflow.datasets._scenes_told import Exchange, cell_names, cells, told
+from llavaflow.datasets.scenes import Scene
+from llavaflow.models.labels import Encoded, encode
 from llavaflow.models.templates import template
 from llavaflow.stages._foundation_words import language_tokenizer
 
@@ -38,11 +40,12 @@ class TinyLanguage:
 
     def __init__(
         self, *, steps: int, batch: int, learning_rate: float, hidden: int, layers: int, vocabulary: int, side: int,
-        seed: int, world: Path,
+        grid: int, seed: int, world: Path,
     ) -> None:  # fmt: skip
         self.steps, self.batch, self.learning_rate = steps, batch, learning_rate
-        self.side, self.seed = side, seed
+        self.side, self.seed, self.grid = side, seed, grid
         self.tokenizer = language_tokenizer(_corpus(world, side), vocabulary)
+        self.tokenizer.add_tokens([_token(name) for name in cell_names()])
         self._group: tuple[int, list[Encoded]] = (-1, [])
         self.model = _llama(self.tokenizer, hidden, layers)
 
@@ -59,7 +62,7 @@ class TinyLanguage:
         self.tokenizer.save_pretrained(folder)
 
     def measure(self) -> dict[str, Any]:
-        """The loss per answer token on fresh descriptions."""
+        """The loss per answer token on fresh practice."""
         import torch
 
         with torch.no_grad():
@@ -81,20 +84,41 @@ class TinyLanguage:
 
     def _rows(self, name: str, count: int) -> list[Encoded]:
         rng = random.Random(f"language/{name}")
-        items = []
-        for number in range(count):
-            exchanges = _chat(rng) if rng.random() < _CHAT_SHARE else told(f"{name}/{number}", self.side)
-            items.append(Item([turn for asked, said in exchanges for turn in (("human", asked), ("gpt", said))]))
-        encoded = encode_many(
-            items,
-            template=template(_TEMPLATE),
+        return [
+            self._encoded(None, _chat(rng)) if rng.random() < _CHAT_SHARE else self._practice(f"{name}/{number}")
+            for number in range(count)
+        ]
+
+    def _practice(self, name: str) -> Encoded:
+        item = told(name, self.side)
+        if item.caption:
+            return self._encoded(item.picture, [("", item.caption)], "plain")
+        return self._encoded(item.picture, item.exchanges)
+
+    def _encoded(self, picture: Scene | None, exchanges: list[Exchange], form: str = _TEMPLATE) -> Encoded:
+        """One row; the image tokens of a pictured one become the cells of its picture."""
+        turns = [turn for asked, said in exchanges for turn in (("human", asked), ("gpt", said))]
+        if picture is not None:
+            turns[0] = ("human", f"<image>\n{turns[0][1]}" if form == _TEMPLATE else "<image>")
+        image = self.tokenizer.convert_tokens_to_ids("<image>")
+        row = encode(
+            turns,
+            template=template(form),
             tokenizer=self.tokenizer,
-            image_token_id=self.tokenizer.convert_tokens_to_ids("<image>"),
+            image_token_id=image,
+            image_tokens=[self.grid**2] if picture is not None else [],
             max_length=_MAX_LENGTH,
         )
         # practice texts are short and well formed: none is ever refused
-        assert all(isinstance(row, Encoded) for row in encoded)
-        return [row for row in encoded if isinstance(row, Encoded)]
+        assert isinstance(row, Encoded), row
+        if picture is not None:
+            names = [_token(name) for name in cells(picture, self.grid)]
+            row.input_ids[row.input_ids == image] = self.tokenizer.convert_tokens_to_ids(names)
+        return row
+
+
+def _token(cell: str) -> str:
+    return f"<{cell}>"
 
 
 def _chat(rng: random.Random) -> list[Exchange]:
@@ -105,7 +129,7 @@ def _chat(rng: random.Random) -> list[Exchange]:
 def _corpus(world: Path, side: int) -> Iterator[str]:
     """The raw texts of the world, practice texts, and the fixed texts that every sample of the mixture repeats."""
     for number in range(600):
-        for asked, said in told(f"words/{number}", side):
+        for asked, said in told(f"words/{number}", side).exchanges:
             yield template(_TEMPLATE).text([("human", asked), ("gpt", said)])
     for path in sorted((world / "raw").rglob("*.json")):
         if path.stat().st_size < 4_000_000:

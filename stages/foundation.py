@@ -26,7 +26,7 @@ class Gates:
 
     clip_retrieval: float = 0.5
     mismatch_recall: float = 0.9
-    blip_accuracy: float = 0.6
+    blip_accuracy: float = 0.55
     max_language_loss: float | None = 1.0
 
     def check(self, facts: Mapping[str, Json]) -> None:
@@ -70,9 +70,9 @@ class Foundation(Stage):
     blip_learning_rate: float = 1e-3
     language_hidden: int = 128
     language_layers: int = 4
-    language_steps: int = 900
+    language_steps: int = 1100
     language_batch: int = 8
-    language_learning_rate: float = 2e-3
+    language_learning_rate: float = 1e-3
     vocabulary: int = 1500
     gates: Gates = Gates()
 
@@ -126,7 +126,7 @@ class Foundation(Stage):
         return TinyLanguage(
             steps=self.language_steps, batch=self.language_batch, learning_rate=self.language_learning_rate,
             hidden=self.language_hidden, layers=self.language_layers, vocabulary=self.vocabulary,
-            side=self.side, seed=self.seed, world=world,
+            side=self.side, grid=self.image_size // self.patch, seed=self.seed, world=world,
         )  # fmt: skip
 
     def _vision(self) -> dict[str, Any]:
