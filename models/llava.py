@@ -21,6 +21,7 @@ from llavaflow.models import anyres
 from llavaflow.models import projector as projectors
 from llavaflow.models.images import CLIP_MEAN, CLIP_STD, Aspect, ImageRule, Size
 from llavaflow.models.projector import Projector
+from llavaflow.models.vision import TowerKind, add_stage, load_tower, set_image_size, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ IMAGE_TOKEN = "<image>"
 ROWS_MULTIPLE = 64
 ORIGINAL_LANGUAGES = {"Llama": "llama", "Mistral": "mistral", "Qwen": "qwen2"}
 TEMPLATE_KEY = "conversation_template"
+CONVLLAVA = "convllava"
 SelectFeature = Literal["patch", "cls_patch"]
 Precision = Literal["float32", "bf16"]
 
@@ -40,6 +42,8 @@ class Design:
     select_layer    hidden states of the tower that become tokens, counted from the end
     select_feature  `patch` drops the class token, `cls_patch` keeps it
     pinpoints       (width, height) that anyres may choose from
+    image_size_px   another resolution of a ConvNeXt tower; None keeps the tower's own
+    added_stage     blocks and width of a fifth stage on a ConvNeXt of four
     """
 
     projector: str = "mlp2x_gelu"
@@ -47,6 +51,8 @@ class Design:
     select_feature: SelectFeature = "patch"
     image_aspect: Aspect = "pad"
     pinpoints: tuple[Size, ...] = ()
+    image_size_px: int | None = None
+    added_stage: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +84,22 @@ def build(
 ) -> Llava:
     """Join a vision tower and a language model with a fresh projector that depends on `seed` alone."""
     import torch
-    from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import GenerationConfig
 
     in_tiles = design.image_aspect == "anyres"
-    config_class, model_class = anyres.classes() if in_tiles else (LlavaConfig, LlavaForConditionalGeneration)
-    tower = _tower(vision, precision)
+    tower = _tower(vision, precision, design, seed)
+    shape = shape_of(tower.config)
+    config_class, model_class = _classes(_form(in_tiles, shape.kind))
     patches_only = design.select_feature == "patch"
     tokenizer, text = _language(language, precision, attention)
     config = config_class(
         vision_config=tower.config,
         text_config=text.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
+        image_seq_length=shape.tokens,
         projector_hidden_act=projectors.activation(design.projector),
         vision_feature_layer=design.select_layer,
-        vision_feature_select_strategy="default" if _has_class_token(tower) and patches_only else "full",
+        vision_feature_select_strategy="default" if shape.class_token and patches_only else "full",
         tie_word_embeddings=text.config.tie_word_embeddings,
         **({"image_grid_pinpoints": anyres.grid(design.pinpoints)} if in_tiles else {}),
     )
@@ -101,9 +108,7 @@ def build(
     model.model.vision_tower = tower
     model.model.language_model = text.model
     model.lm_head = text.lm_head
-    kind = Projector(
-        kind=design.projector, vision_width=tower.config.hidden_size, language_width=text.config.hidden_size
-    )
+    kind = Projector(kind=design.projector, vision_width=shape.hidden, language_width=text.config.hidden_size)
     model.model.multi_modal_projector = _fresh_projector(model, kind, seed)
     if in_tiles:
         model.model.image_newline = anyres.fresh_newline(text.config.hidden_size, seed, model.lm_head.weight.dtype)
@@ -116,13 +121,15 @@ def build(
 
 def load(path: str, *, precision: Precision | None = "float32", attention: str = "sdpa") -> Llava:
     """A LLaVA checkpoint in Hugging Face format, with the training rule that its processor states."""
-    from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
+    from transformers import AutoProcessor
 
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise InputError(f"{path} is no Hugging Face checkpoint: it has no config.json.")
-    in_tiles = AutoConfig.from_pretrained(path).model_type == anyres.MODEL_TYPE
-    model_class = anyres.classes()[1] if in_tiles else LlavaForConditionalGeneration
-    model = model_class.from_pretrained(path, dtype=dtype(precision), attn_implementation=attention)
+    form = _model_type(path)
+    _, model_class = _classes(form)
+    # a ConvNeXt has no attention to choose a kernel for
+    kernel = {"text_config": attention, "vision_config": "eager"} if form == CONVLLAVA else attention
+    model = model_class.from_pretrained(path, dtype=dtype(precision), attn_implementation=kernel)
     processor = AutoProcessor.from_pretrained(path)
     config = model.config
     return Llava(
@@ -131,7 +138,7 @@ def load(path: str, *, precision: Precision | None = "float32", attention: str =
         image_rule=_rule_of_processor(processor, config),
         projector=Projector(
             kind="mlp2x_gelu" if config.projector_hidden_act == "gelu" else "linear",
-            vision_width=config.vision_config.hidden_size,
+            vision_width=shape_of(config).hidden,
             language_width=config.text_config.hidden_size,
         ),
     )
@@ -150,10 +157,12 @@ def template_of(config: Any) -> str:
 
 def dtype(precision: Precision | None) -> torch.dtype | Literal["auto"]:
     """The torch type of the weights; None keeps what is stored."""
+    return "auto" if precision is None else _dtype(precision)
+
+
+def _dtype(precision: Precision) -> torch.dtype:
     import torch
 
-    if precision is None:
-        return "auto"
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
@@ -169,20 +178,45 @@ def _named(file: projectors.ProjectorFile) -> dict[str, Any]:
     return projectors.to_transformers(file)
 
 
-def _tower(name: str, precision: Precision | None) -> Any:
-    """The vision half of CLIP or SigLIP, or a tower saved alone."""
-    from transformers import AutoConfig, CLIPVisionModel, SiglipVisionModel
-
-    kind = AutoConfig.from_pretrained(name).model_type
-    classes = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
-    found = classes.get(kind.removesuffix("_vision_model"))
-    if found is None:
-        raise InputError(f"{name} is a '{kind}' model; a vision tower must be one of {', '.join(classes)}.")
-    return found.from_pretrained(name, dtype=dtype(precision))
+def _form(in_tiles: bool, tower: TowerKind) -> str:
+    """The model type of transformers that joins this tower in this way."""
+    if in_tiles and tower == "convnext":
+        raise InputError("a ConvNeXt tower takes one image of any size: it is not cut into tiles (image_aspect=pad).")
+    return anyres.MODEL_TYPE if in_tiles else CONVLLAVA if tower == "convnext" else "llava"
 
 
-def _has_class_token(tower: Any) -> bool:
-    return bool(tower.config.model_type.startswith("clip"))
+def _classes(model_type: str) -> tuple[Any, Any]:
+    """Configuration and model of a form. What is no form of LLaVA is left to transformers' Llava to refuse."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    if model_type == anyres.MODEL_TYPE:
+        return anyres.classes()
+    if model_type == CONVLLAVA:
+        from llavaflow.models.convnext import ConvLlavaConfig, ConvLlavaForConditionalGeneration
+
+        return ConvLlavaConfig, ConvLlavaForConditionalGeneration
+    return LlavaConfig, LlavaForConditionalGeneration
+
+
+def _model_type(path: str) -> str:
+    """The form of a checkpoint. A local one says so itself: ours may be none that transformers knows by name."""
+    from transformers import AutoConfig
+
+    file = Path(path) / "config.json"
+    if file.is_file():
+        return str(json.loads(file.read_text("utf-8")).get("model_type"))
+    return str(AutoConfig.from_pretrained(path).model_type)
+
+
+def _tower(name: str, precision: Precision | None, design: Design, seed: int) -> Any:
+    """The tower as the design has it: a ConvNeXt may get a fifth stage and another resolution."""
+    tower = load_tower(name, None if precision is None else _dtype(precision))
+    if design.added_stage is not None:
+        blocks, width = design.added_stage
+        add_stage(tower, depth=blocks, width=width, seed=seed)
+    if design.image_size_px is not None:
+        set_image_size(tower, design.image_size_px)
+    return tower
 
 
 def _language(name: str, precision: Precision | None, attention: str) -> tuple[Any, Any]:
@@ -263,15 +297,15 @@ def _image_rule(vision: str, config: Any, design: Design) -> ImageRule:
         mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     except OSError:
         mean, std = CLIP_MEAN, CLIP_STD
-    clip = config.model_type.startswith("clip")
+    shape = shape_of(config)
     return ImageRule(
         aspect=design.image_aspect,
-        size=config.image_size,
-        patch=config.patch_size,
+        size=shape.image,
+        patch=shape.stride,
         mean=mean,
         std=std,
-        class_token=clip and design.select_feature == "cls_patch",
-        crop=clip,
+        class_token=shape.class_token and design.select_feature == "cls_patch",
+        crop=shape.crops,
         pinpoints=design.pinpoints,
     )
 
@@ -299,7 +333,7 @@ def _processor(rule: ImageRule, tokenizer: Any, config: Any) -> Any:
         tokenizer=tokenizer,
         patch_size=rule.patch,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=1 if config.vision_config.model_type.startswith("clip") else 0,
+        num_additional_image_tokens=int(shape_of(config).class_token),
         image_token=IMAGE_TOKEN,
     )
 
@@ -310,8 +344,8 @@ def _rule_of_processor(processor: Any, config: Any) -> ImageRule:
     return ImageRule(
         aspect="anyres" if in_tiles else "pad" if getattr(images, "do_pad", False) else "square",
         pinpoints=anyres.pinpoints_of(images) if in_tiles else (),
-        size=config.vision_config.image_size,
-        patch=config.vision_config.patch_size,
+        size=shape_of(config).image,
+        patch=shape_of(config).stride,
         mean=tuple(images.image_mean),
         std=tuple(images.image_std),
         class_token=config.vision_feature_select_strategy == "full" and processor.num_additional_image_tokens > 0,

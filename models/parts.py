@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.llava import Llava
 from llavaflow.models.lora import is_adapter
+from llavaflow.models.vision import shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Part = Literal["mm_projector", "language_model", "vision_tower"]
 PARTS: tuple[Part, ...] = ("mm_projector", "language_model", "vision_tower")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
+_STAGE = re.compile(r"\.stages\.(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +79,12 @@ def counts(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> list[PartCou
 
 
 def _tower_learns(name: str, llava: Llava, from_layer: int) -> bool:
-    match = _LAYER.search(name)
     config = llava.model.config
+    if shape_of(config).kind == "convnext":
+        stage = _STAGE.search(name)
+        # the last norm is for pooling, which LLaVA does not use
+        return int(stage.group(1)) >= from_layer if stage else from_layer == 0 and ".layernorm." not in name
+    match = _LAYER.search(name)
     if match:
         last: int = config.vision_config.num_hidden_layers + 1 + config.vision_feature_layer
         return from_layer <= int(match.group(1)) < last

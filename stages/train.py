@@ -45,6 +45,7 @@ class Train(Stage):
     projector_from  an earlier Train whose mm_projector.bin is taken
     trainable       out of mm_projector, language_model, vision_tower; the tower only from vision_from_layer up
     pinpoints       anyres (merged by spatial_unpad): the (width, height) that an image may be cut to
+    image_size_px   of a ConvNeXt tower; added_stage: blocks and width of the fifth stage that goes on top of it
     global_batch    samples per optimizer step over all workers
     max_length      tokens of a sample, image tokens included; longer ones are cut by turns
     batching        packed: samples end to end; padded: upstream's batches; grouped: those, by modality and length
@@ -66,6 +67,8 @@ class Train(Stage):
     select_feature: Literal["patch", "cls_patch"] = "patch"
     image_aspect: Literal["square", "pad", "anyres"]
     pinpoints: tuple[tuple[int, int], ...] = ()
+    image_size_px: int | None = None
+    added_stage: tuple[int, int] | None = None
     template: str
     masking: Literal["answers", "upstream"] = "answers"
     trainable: tuple[str, ...]
@@ -139,6 +142,8 @@ class Train(Stage):
                 select_feature=self.select_feature,
                 image_aspect=self.image_aspect,
                 pinpoints=self.pinpoints,
+                image_size_px=self.image_size_px,
+                added_stage=self.added_stage,
             ),
             trainable=self.trainable,
             vision_from_layer=self.vision_from_layer,
