@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -196,7 +197,8 @@ Download(urls=table, caption_column=None, allow_hosts=("127.0.0.1",), retries=0,
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_it_keeps_what_it_has_and_leaves_no_process(bench: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_in_the_middle_it_keeps_what_it_has_and_leaves_no_process(bench: Any, tmp_path: Path, seed: int) -> None:
     routes = {f"/{n}.jpg": {"file": "a.jpg", "delay_s": 0.05} for n in range(250)}
     (tmp_path / "web").mkdir()
     (tmp_path / "web/a.jpg").write_bytes(picture(1))
@@ -214,15 +216,17 @@ def test_killed_in_the_middle_it_keeps_what_it_has_and_leaves_no_process(bench: 
         while not (shards / "00000_stats.json").exists():
             assert killed.poll() is None
             time.sleep(0.02)
+        time.sleep(random.Random(seed).uniform(0, 2))
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         time.sleep(0.5)
         assert str(ctx.work) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-        assert not (shards / "00002_stats.json").exists(), "killed too late to prove anything"
+        done = 100 * len(list(shards.glob("*_stats.json")))
+        assert done < 250, "killed too late to prove anything"
         requests: list[str] = []
         web.on_request = requests.append
         assert download.run(ctx).facts["samples"] == 250
-    assert 0 < len(requests) <= 150, "the shard that was complete is not fetched again"
+    assert len(requests) == 250 - done, "a shard that was complete is not fetched again"
 
 
 @pytest.mark.parametrize(
