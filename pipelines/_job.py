@@ -135,6 +135,8 @@ def _lora_rank(lora: Any) -> int:
 def _models(stage: Any) -> tuple[Language, Vision] | None:
     table = _table("_model_sizes.json")
     names = [name.lower() for name in texts(stage, inside=("vision", "language", "base"))]
+    # what a ConvNeXt costs depends on its resolution, which no name of weights tells
+    names += [f"convnext_large-{stage.image_size_px}" for name in names if "convnext_large" in name][:1]
     for alias, (language, vision) in table["aliases"].items():
         if any(alias in name for name in names):
             return Language(**table["language"][language]), Vision(**table["vision"][vision])

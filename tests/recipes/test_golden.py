@@ -75,9 +75,10 @@ def test_a_plan_answers_before_any_data_is_there(name: str, tmp_path: Path, monk
     assert all(row.status == "missing" for row in plan.rows)
     for stage, training in trainings(recipe).items():
         assert rows[stage].global_batch == training.global_batch
-        # a checkpoint of one's own has a size that nobody knows yet
+        # a checkpoint of one's own has a size that nobody knows yet, and some captions have lengths that nobody counted
         if training.base is None or "base" not in recipe.stages:
-            assert rows[stage].hours and rows[stage].gpu_memory_gib
+            assert rows[stage].gpu_memory_gib
+            assert rows[stage].hours or "convllava" in str(training.data.outside()["file"])
 
 
 def test_planning_needs_no_torch_and_no_patience(tmp_path: Path) -> None:

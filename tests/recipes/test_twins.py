@@ -74,13 +74,15 @@ def twins(recipe: Recipe, parts: Path) -> dict[str, Train]:
         return dataclasses.replace(
             stage,
             data=Pictures(captions=first),
-            vision=None if whole else Pretrained(path=parts / "clip"),
+            vision=None if whole else Pretrained(path=parts / ("convnext" if stage.added_stage else "clip")),
             language=None if whole else Pretrained(path=parts / "language"),
             base=dataclasses.replace(whole, stage=made[_name(recipe, whole.stage)]) if whole else None,
             projector_from=made[_name(recipe, before)] if before is not None else None,
             global_batch=BATCH,
             epochs=min(stage.epochs, MOST_EPOCHS),
             precision="float32",
+            image_size_px=64 if stage.image_size_px else None,
+            added_stage=(1, 32) if stage.added_stage else None,
             # the toy tower's tile is a twelfth of CLIP's
             pinpoints=tuple((width // 12, height // 12) for width, height in stage.pinpoints),
         )
@@ -140,20 +142,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def models(toy_foundation: Path) -> Path:
+    """The toy parts, and a ConvNeXt beside them."""
+    import torch
+    from transformers import ConvNextConfig, ConvNextModel
+
+    if not (toy_foundation / "convnext").exists():
+        torch.manual_seed(0)
+        config = ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 24], image_size=64)
+        ConvNextModel(config).save_pretrained(toy_foundation / "convnext")
+    return toy_foundation
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_twin_keeps_the_settings_of_its_recipe(name: str, tmp_path: Path) -> None:
     recipe = find_recipe(name)
-    changed = {
-        "data",
-        "vision",
-        "language",
-        "base",
-        "projector_from",
-        "global_batch",
-        "epochs",
-        "precision",
-        "pinpoints",
-    }
+    changed = {"data", "vision", "language", "base", "projector_from", "global_batch", "epochs", "precision"}
+    changed |= {"pinpoints", "image_size_px", "added_stage"}
     for stage, twin in twins(recipe, tmp_path).items():
         original = recipe.stages[stage].fields()
         assert {key for key, value in twin.fields().items() if value != original[key]} <= changed
@@ -161,8 +167,8 @@ def test_a_twin_keeps_the_settings_of_its_recipe(name: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_twin_trains_every_stage(name: str, runs: Runs, toy_foundation: Path) -> None:
-    for stage in twins(find_recipe(name), toy_foundation).values():
+def test_a_twin_trains_every_stage(name: str, runs: Runs, models: Path) -> None:
+    for stage in twins(find_recipe(name), models).values():
         artifact = runs.run(stage)
         assert artifact.facts["steps"] == SAMPLES // BATCH * stage.epochs
         assert artifact.facts["samples"] == SAMPLES and artifact.facts["dropped"] == {}

@@ -1,0 +1,7 @@
+"""ConvLLaVA at 768 pixels, 144 tokens per image: three steps from a ConvNeXt and Vicuna-7B."""
+
+from __future__ import annotations
+
+from llavaflow.pipelines._conv_llava import conv_llava
+
+RECIPE = conv_llava(768, 144)
