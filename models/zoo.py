@@ -214,6 +214,7 @@ def _deltas() -> Iterator[tuple[str, ZooRow]]:
             title=f"LLaVA v1 Vicuna-{base} {finetune}, delta", form="delta", language=f"Vicuna-{base}", tower=_CLIP,
             projector="linear", pretrain_data=pretrain, finetune_data=finetune, schedule=schedule, template=template,
             weights=f"liuhaotian/{name}", licence=_LLAMA_1, source=LLAVA_ZOO,
+            recipe="llava-v1-legacy-13b-v0-scienceqa" if name.endswith("science_qa") else None,
             notes="Add to the original LLaMA weights with `pipeline checkpoint apply-delta`.",
         )  # fmt: skip
 
@@ -230,7 +231,7 @@ def _projectors() -> Iterator[tuple[str, ZooRow]]:
     for name, language, tower in rows:
         yield name, _projector(
             language, tower, _LCS, f"liuhaotian/{name}",
-            "mlp2x_gelu" if "mlp2x" in name else "linear", _ONLY_WITH,
+            "mlp2x_gelu" if "mlp2x" in name else "linear", _ONLY_WITH, _projector_recipe(language, tower),
         )  # fmt: skip
     hub = "liuhaotian/LLaVA-Pretrained-Projectors"
     legacy = [
@@ -240,23 +241,27 @@ def _projectors() -> Iterator[tuple[str, ZooRow]]:
         ("LLaVA-13b-pretrain-projector-v0-CC3M-595K-original_caption-no_im_token", "Vicuna-13B-v0", _CC),
     ]
     for name, language, data in legacy:
-        marks = (
-            "no im_start_end"
-            if name.endswith("no_im_token")
-            else "im_start_end True: the file holds two embedding rows"
-        )
-        yield (
-            name,
-            _projector(language, _CLIP, data, f"{hub}/{name}.bin", "linear", f"Legacy, not zero-shot; {marks}."),
-        )
+        plain = name.endswith("no_im_token")
+        marks = "no im_start_end" if plain else "im_start_end True: the file holds two embedding rows"
+        yield name, _projector(
+            language, _CLIP, data, f"{hub}/{name}.bin", "linear", f"Legacy, not zero-shot; {marks}.",
+            "projector-vicuna-13b-v0-cc3m-no-im-token" if plain else None,
+        )  # fmt: skip
 
 
-def _projector(language: str, tower: str, data: str, weights: str, kind: str, notes: str) -> ZooRow:
+def _projector_recipe(language: str, tower: str) -> str:
+    name = language.partition("/")[2].lower().removesuffix("-hf").replace(".", "-")
+    return f"projector-{name}-{336 if tower == _CLIP_336 else 224}"
+
+
+def _projector(
+    language: str, tower: str, data: str, weights: str, kind: str, notes: str, recipe: str | None
+) -> ZooRow:
     licence = _LLAMA_1 if "v1.5" not in language and "Llama-2" not in language else _LLAMA_2
     return ZooRow(
         title=f"Projector {kind} for {language.split('/')[-1]}, {tower.split('/')[-1]}", form="projector",
         language=language, tower=tower, projector=kind, pretrain_data=data, finetune_data="", schedule="1e",
-        template="plain", weights=weights, licence=licence, source=LLAVA_ZOO, notes=notes,
+        template="plain", weights=weights, licence=licence, source=LLAVA_ZOO, notes=notes, recipe=recipe,
     )  # fmt: skip
 
 
