@@ -28,6 +28,7 @@ NO_SCRIPT = (
 )
 DATA_SET = "llava-next-data/llava_next_raw_format_processed.json"
 EVERYTHING = ("mm_projector", "language_model", "vision_tower")
+SHARDED = "chosen here: the weights, whole on every device as under upstream's ZeRO-2, leave too little room on 80 GB"
 # fields that the released configurations show; the others come from another source
 SHOWN = "template image_aspect projector select_layer select_feature trainable[0] trainable[1] trainable[2]"
 PINPOINT_FIELDS = " ".join(f"pinpoints[{number}][{axis}]" for number in range(len(PINPOINTS_336)) for axis in range(2))
@@ -89,6 +90,8 @@ def llava16(
             **base.cite_script("pretrain", first, llava15.PRETRAIN),
             **base.cite_script("finetune", second, OPEN),
             **base.cite("finetune", OPEN, "vision_lr"),
+            **(base.cite("finetune", SHARDED, "zero") if zero != 2 else {}),
+            **(base.cite("pretrain", SHARDED, "zero") if pretrain_zero != 2 else {}),
             **base.cite("finetune", ZOO, f"{SHOWN} epochs {PINPOINT_FIELDS}"),
             **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
         },
@@ -116,6 +119,7 @@ def llava_next(
         learning_rate=1e-3,
         global_batch=256,
         max_length=8192,
+        zero=3,
     )
     second = in_tiles(
         first,
@@ -138,7 +142,9 @@ def llava_next(
         notes=notes,
         sources={
             **base.cite_script("pretrain", first, "LLaVA-VL/LLaVA-NeXT scripts/train/pretrain_clip.sh"),
+            **base.cite("pretrain", "16 per device in scripts/train/pretrain_clip.sh, on 16 devices", "global_batch"),
             **base.cite_script("finetune", second, script),
+            **base.cite("finetune", "4 per device, on the model card's 2 nodes of 8", "global_batch"),
             **base.cite("finetune", script, f"vision_lr masking {PINPOINT_FIELDS}"),
             **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
         },

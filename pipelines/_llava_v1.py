@@ -8,6 +8,8 @@ pads images or groups samples. The published scores of this generation are GPT-4
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llavaflow.models.lora import Lora
@@ -87,8 +89,9 @@ def v1_recipe(
     licence_note: str,
     benchmarks: tuple[str, ...] = BENCHMARKS,
     notes: str = "",
+    sources: Mapping[str, str] = MappingProxyType({}),
 ) -> Recipe:
-    """A v1 model from its two trainings; `script` is that of the second."""
+    """A v1 model from its two trainings; `script` is that of the second, `sources` what it does not say."""
     return base.two_stages(
         name,
         title,
@@ -102,5 +105,6 @@ def v1_recipe(
             **base.cite_script("pretrain", first, PRETRAIN),
             **base.cite_script("finetune", second, f"{SCRIPTS}/{script}"),
             **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
+            **sources,
         },
     )

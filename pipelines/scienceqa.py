@@ -22,5 +22,6 @@ RECIPE = v1.v1_recipe(
     licence="other",
     licence_note=base.LICENCE_LLAMA_1,
     benchmarks=("scienceqa",),
+    sources=base.cite("finetune", base.MODEL_ZOO, "template"),
     notes="The script leaves its template to an unset variable; v1 is what the model zoo's row was answered with.",
 )
