@@ -1,8 +1,8 @@
 """Pictures drawn in words: text-only reading practice in the formats of the mixture.
 
-A picture in words is a grid of cells, in the order in which a vision tower gives its patches; each cell is one token
-that names what covers it ("red star", "blue sign GO", background, border). A small language model that has learned to
-find a colour, a count or a box among such cells only has to learn, once it is given pictures, what patches look like.
+A picture in words is a grid of cells, in the order in which a vision tower gives its patches; each cell names what
+covers it ("red star", "blue sign GO", background, border). A small language model that has learned to find a colour, a
+count or a box among such cells only has to learn, once it is given pictures, what patches look like.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from llavaflow.datasets._scenes_books import book, book_questions
 from llavaflow.datasets._scenes_coco import vqa_questions
 from llavaflow.datasets._scenes_sets import gqa_questions
 from llavaflow.datasets._source import LETTER, SHORT_ANSWER
-from llavaflow.datasets.scenes import COLOURS, SHAPES, WORDS, Scene, Thing, scene
+from llavaflow.datasets.scenes import Scene, Thing, scene
 
 Exchange = tuple[str, str]
 BACKGROUND, BORDER = "background", "border"
 _DESCRIBE = "Please provide a short description for this region: {}."
 _LOCATE = "Please provide the bounding box coordinate of the region this sentence describes: {}."
-# a cell names the thing that covers at least this much of it
-_LEAST_COVER = 0.25
+# a cell names the thing that covers at least this much of it, or has this much of itself in it
+_LEAST_COVER = 0.4
 
 
 class Told(NamedTuple):
@@ -52,13 +52,6 @@ def told(seed: str, side: int) -> Told:
     return Told(picture, _short_answers(list(distinct.items())))
 
 
-def cell_names() -> list[str]:
-    """Every name that a cell can have."""
-    things = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if shape != "sign"]
-    signs = [f"{colour} sign {word}" for colour in COLOURS for word in WORDS]
-    return [BACKGROUND, BORDER, *things, *signs]
-
-
 def cells(picture: Scene, grid: int) -> list[str]:
     """The picture, padded to a square, as grid x grid names, row by row."""
     side = max(picture.width, picture.height)
@@ -72,12 +65,13 @@ def _cell(picture: Scene, x: float, y: float, cell: float) -> str:
     """What covers most of one cell; its corner is in pixels of the picture."""
     middle_x, middle_y = x + cell / 2, y + cell / 2
     inside = 0 <= middle_x <= picture.width and 0 <= middle_y <= picture.height
-    best, most = BACKGROUND if inside else BORDER, _LEAST_COVER * cell * cell
+    best, most = BACKGROUND if inside else BORDER, _LEAST_COVER
     for thing in picture.things:
         box = thing.box
         wide, high = min(box.x2, x + cell) - max(box.x1, x), min(box.y2, y + cell) - max(box.y1, y)
-        if wide > 0 and high > 0 and wide * high > most:
-            best, most = f"{thing.name} {thing.word}".strip(), wide * high
+        cover = max(wide, 0) * max(high, 0) / min(cell * cell, (box.x2 - box.x1) * (box.y2 - box.y1))
+        if cover > most:
+            best, most = f"{thing.name} {thing.word}".strip(), cover
     return best
 
 

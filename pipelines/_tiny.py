@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._pretrained import Pretrained
@@ -46,6 +47,7 @@ class Scale:
     finetune_batch: int
     finetune_lr: float
     finetune_epochs: int = 1
+    finetune_zero: Literal[2, 3] = 3
     max_length: int = 512
     save_every_steps: int = 40
     success_floor: float = 0.8
@@ -57,13 +59,13 @@ def tiny_recipe(name: str, title: str, scale: Scale) -> Recipe:
     """The whole pipeline, from rendering the world to the published checkpoint."""
     world, foundation = scale.world, scale.foundation
     clip, language = (Pretrained(stage=foundation, folder=folder) for folder in ("clip", "language"))
-    download = Download(urls=world, web=world, timeout_s=2, success_floor=scale.success_floor)
+    download = Download(urls=world, web=world, timeout_s=2, retries=2, success_floor=scale.success_floor)
     keep = Filter(
         data=download,
         filters=(
             Decode(),
             Size(min_side_px=48, max_aspect_ratio=3.0),
-            Duplicates(max_distance=0),
+            Duplicates(max_distance=4),
             ClipScore(clip=clip, fraction=scale.clip_fraction),
             Concepts(min_captions=3, max_captions=100),
         ),
@@ -148,7 +150,7 @@ def _train(scale: Scale, data: Caption | Mix, vision: Pretrained, language: Pret
         global_batch=scale.pretrain_batch if first else scale.finetune_batch,
         epochs=1 if first else scale.finetune_epochs,
         max_length=scale.max_length,
-        zero=2 if first else 3,
+        zero=2 if first else scale.finetune_zero,
         precision="float32",
         gradient_checkpointing=False,
         save_every_steps=scale.save_every_steps,

@@ -1,6 +1,7 @@
 """The tiny language model: Llama-style, taught to answer from pictures drawn in words, in the templates of LLaVA.
 
-A picture in words is a grid of cells, one token each, that stand where the patches of a picture will stand. What is
+A picture in words is a grid of cells that stand where the patches of a picture will stand; a cell enters as the sum
+of the embeddings of its words ("red" + "star"), so that what is asked for can be found in it and read off it. What is
 learned from them (the format of an answer, looking something up, counting, boxes) need not be learned again with
 pictures. The tokenizer is trained on the raw text of the world and on the instructions of the mixture.
 """
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from functools import cached_property
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llavaflow.datasets._scenes_chat import chat
-from llavaflow.datasets._scenes_told import Exchange, cell_names, cells, told
+from llavaflow.datasets._scenes_told import Exchange, cells, told
 from llavaflow.datasets.scenes import Scene
 from llavaflow.models.labels import Encoded, encode
 from llavaflow.models.templates import template
@@ -35,6 +38,16 @@ _HELD_OUT_BATCHES = 4
 _INSTRUCTION_WEIGHT = 20
 
 
+class Row(NamedTuple):
+    """A row of practice; `cells` are the words (token ids) of its picture's cells, in the order of its image tokens."""
+
+    text: Encoded
+    cells: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
 class TinyLanguage:
     """A LlamaForCausalLM in training."""
 
@@ -45,8 +58,7 @@ class TinyLanguage:
         self.steps, self.batch, self.learning_rate = steps, batch, learning_rate
         self.side, self.seed, self.grid = side, seed, grid
         self.tokenizer = language_tokenizer(_corpus(world, side), vocabulary)
-        self.tokenizer.add_tokens([_token(name) for name in cell_names()])
-        self._group: tuple[int, list[Encoded]] = (-1, [])
+        self._group: tuple[int, list[Row]] = (-1, [])
         self.model = _llama(self.tokenizer, hidden, layers)
 
     def loss(self, step: int) -> torch.Tensor:
@@ -70,55 +82,70 @@ class TinyLanguage:
             losses = [float(self._loss(rows)) for rows in batches]
         return {"language_loss": round(sum(losses) / len(losses), 4)}
 
-    def _loss(self, rows: list[Encoded]) -> torch.Tensor:
+    def _loss(self, rows: list[Row]) -> torch.Tensor:
         import torch
 
         length = max(len(row) for row in rows)
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
         labels = torch.full((len(rows), length), -100)
         for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.from_numpy(row.input_ids)
-            labels[number, : len(row)] = torch.from_numpy(row.labels)
-        loss: torch.Tensor = self.model(input_ids=ids, labels=labels).loss
+            ids[number, : len(row)] = torch.from_numpy(row.text.input_ids)
+            labels[number, : len(row)] = torch.from_numpy(row.text.labels)
+        loss: torch.Tensor = self.model(inputs_embeds=self.embed(ids, rows), labels=labels).loss
         return loss
 
-    def _rows(self, name: str, count: int) -> list[Encoded]:
+    def embed(self, ids: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+        """float[rows, length, hidden]: token embeddings, and at the image tokens the sums of the cells' words."""
+        import torch
+
+        words = [cell for row in rows for cell in row.cells]
+        table = self.model.get_input_embeddings()
+        embedded: torch.Tensor = table(ids)
+        if not words:
+            return embedded
+        flat = torch.tensor([word for cell in words for word in cell])
+        starts = torch.tensor([0, *accumulate(len(cell) for cell in words)][:-1])
+        sums = torch.nn.functional.embedding_bag(flat, table.weight, starts, mode="sum")
+        return embedded.masked_scatter((ids == self._image)[..., None], sums)
+
+    @cached_property
+    def _image(self) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids("<image>"))
+
+    def _rows(self, name: str, count: int) -> list[Row]:
         rng = random.Random(f"language/{name}")
         return [
             self._encoded(None, _chat(rng)) if rng.random() < _CHAT_SHARE else self._practice(f"{name}/{number}")
             for number in range(count)
         ]
 
-    def _practice(self, name: str) -> Encoded:
+    def _practice(self, name: str) -> Row:
         item = told(name, self.side)
         if item.caption:
             return self._encoded(item.picture, [("", item.caption)], "plain")
         return self._encoded(item.picture, item.exchanges)
 
-    def _encoded(self, picture: Scene | None, exchanges: list[Exchange], form: str = _TEMPLATE) -> Encoded:
-        """One row; the image tokens of a pictured one become the cells of its picture."""
+    def _encoded(self, picture: Scene | None, exchanges: list[Exchange], form: str = _TEMPLATE) -> Row:
+        """One row; a pictured one keeps its image tokens and carries the words of its cells."""
         turns = [turn for asked, said in exchanges for turn in (("human", asked), ("gpt", said))]
         if picture is not None:
             turns[0] = ("human", f"<image>\n{turns[0][1]}" if form == _TEMPLATE else "<image>")
-        image = self.tokenizer.convert_tokens_to_ids("<image>")
-        row = encode(
+        text = encode(
             turns,
             template=template(form),
             tokenizer=self.tokenizer,
-            image_token_id=image,
+            image_token_id=self._image,
             image_tokens=[self.grid**2] if picture is not None else [],
             max_length=_MAX_LENGTH,
         )
         # practice texts are short and well formed: none is ever refused
-        assert isinstance(row, Encoded), row
-        if picture is not None:
-            names = [_token(name) for name in cells(picture, self.grid)]
-            row.input_ids[row.input_ids == image] = self.tokenizer.convert_tokens_to_ids(names)
-        return row
+        assert isinstance(text, Encoded), text
+        return Row(text, [self._words(name) for name in cells(picture, self.grid)] if picture is not None else [])
 
-
-def _token(cell: str) -> str:
-    return f"<{cell}>"
+    def _words(self, cell: str) -> list[int]:
+        """The tokens of a cell's words as they stand inside a sentence."""
+        ids: list[int] = self.tokenizer(f" {cell}", add_special_tokens=False)["input_ids"]
+        return ids
 
 
 def _chat(rng: random.Random) -> list[Exchange]:
@@ -166,7 +193,30 @@ def _llama(tokenizer: Any, hidden: int, layers: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
+        # slow rotations: what a word is counts more than how far away it stands
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         # the usual 0.02 suits widths in the thousands; here it would leave attention flat for hundreds of steps
         initializer_range=hidden**-0.5,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    # a word that is read can be said from the first step on
+    model.lm_head.weight.data.copy_(model.get_input_embeddings().weight.data)
+    for layer in model.model.layers:
+        _look_for_the_same(layer.self_attn)
+    return model
+
+
+def _look_for_the_same(attention: Any) -> None:
+    """Begin with heads that look for what resembles the asking word and copy it: what lookups are made of.
+
+    Found by chance, such heads take a small model most of its training (mimetic initialization, Trockman and Kolter
+    2023: query and key alike, value and output each other's inverse).
+    """
+    import torch
+
+    for one, other, transposed in (
+        (attention.q_proj, attention.k_proj, False),
+        (attention.v_proj, attention.o_proj, True),
+    ):
+        torch.nn.init.orthogonal_(one.weight)
+        other.weight.data.copy_(one.weight.data.T if transposed else one.weight.data)

@@ -59,18 +59,19 @@ class Foundation(Stage):
     seed: int = 0
     side: int = 72
     image_size: int = 72
-    patch: int = 12
+    # a third of the picture: one patch, one place of a scene
+    patch: int = 24
     vision_hidden: int = 128
     vision_layers: int = 4
     clip_steps: int = 600
     clip_batch: int = 40
     clip_learning_rate: float = 1e-3
-    blip_steps: int = 400
+    blip_steps: int = 300
     blip_batch: int = 32
     blip_learning_rate: float = 1e-3
     language_hidden: int = 128
     language_layers: int = 4
-    language_steps: int = 1100
+    language_steps: int = 1400
     language_batch: int = 8
     language_learning_rate: float = 1e-3
     vocabulary: int = 1500
