@@ -73,7 +73,7 @@ def _scores(console: Console, name: str, artifact: Artifact) -> None:
     from rich.table import Table
 
     for title, header, rows in tables(artifact.facts):
-        table = Table(title=title or f"{name}: {artifact.ref}", title_justify="left", box=None, pad_edge=False)
+        table = Table(title=title or name, title_justify="left", box=None, pad_edge=False)
         shown = [number for number, column in enumerate(header) if column != "rule"]
         for number in shown:
             table.add_column(header[number], justify="right" if number else "left")
