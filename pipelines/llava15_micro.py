@@ -45,7 +45,7 @@ RECIPE = tiny_recipe(
         pretrain_batch=16,
         pretrain_lr=2e-3,
         finetune_batch=16,
-        finetune_lr=1e-3,
+        finetune_lr=8e-4,
         save_every_steps=5,
         success_floor=0.5,
     ),

@@ -32,8 +32,8 @@ RECIPE = tiny_recipe(
         pretrain_batch=16,
         pretrain_lr=3e-3,
         finetune_batch=16,
-        finetune_lr=1e-3,
-        finetune_epochs=2,
+        finetune_lr=8e-4,
+        finetune_epochs=3,
         # partitioned weights would cost a model of this size more in messages than they save
         finetune_zero=2,
     ),

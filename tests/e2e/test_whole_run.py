@@ -32,7 +32,7 @@ def test_the_second_run_finds_everything_within_15_s(first_run: Any, home: Path)
 
 
 def test_a_changed_learning_rate_rebuilds_finetune_and_what_follows(first_run: Any, home: Path) -> None:
-    dry = pipeline("run", RECIPE, "--set", "finetune.learning_rate=3e-3", "--dry-run", cwd=home)
+    dry = pipeline("run", RECIPE, "--set", "finetune.learning_rate=1e-3", "--dry-run", cwd=home)
     todo = [stage["name"] for stage in dry["stages"] if stage["state"] != "found"]
     assert todo == ["finetune", "evaluate", "publish"]
 
