@@ -187,7 +187,7 @@ def run_and_kill(tmp_path: Path, foundation: Path, zero: int, seed: int) -> list
     script.write_text(SCRIPT.format(folder=str(Path(__file__).parent)), "utf-8")
     command = [sys.executable, str(script), str(tmp_path / "killed"), str(foundation), str(zero)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "killed").glob("scratch/*/work/checkpoints/step-*/manifest.json")):
+    while not list((tmp_path / "killed").glob("scratch/*/*/checkpoints/step-*/manifest.json")):
         assert process.poll() is None, "ended before its first training state"
         time.sleep(0.02)
     time.sleep(random.Random(seed).uniform(0, 1.5))
