@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Mapping
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
 
 from llavaflow.infra.fingerprint import digest
+from llavaflow.stages._loopback import LoopbackServer, Served
 from llavaflow.stages._teacher_rules import answer
 
 MODEL = "rule-teacher"
@@ -30,8 +29,11 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 Answer = Callable[[str, str], str]
 
 
-class RuleTeacher:
+class RuleTeacher(Served):
     """Serves while its `with` block lasts; `base_url` is what OPENAI_BASE_URL would be."""
+
+    _server: _Server
+    thread_name = "rule-teacher"
 
     def __init__(self, reply: Answer = answer) -> None:
         self._server = _Server(reply)
@@ -40,22 +42,8 @@ class RuleTeacher:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
-    def __enter__(self) -> RuleTeacher:
-        self._thread = threading.Thread(target=self._server.serve_forever, name="rule-teacher", daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, _: type[BaseException] | None, __: object, ___: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
+class _Server(LoopbackServer):
     def __init__(self, reply: Answer) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.reply = reply

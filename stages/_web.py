@@ -10,21 +10,23 @@ announced all of them, `delay_s` waits first. What has no route answers 404, as 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from llavaflow.infra.errors import InputError
+from llavaflow.stages._loopback import LoopbackServer, Served
 
 ROUTES = "routes.json"
 
 
-class WorldWeb:
+class WorldWeb(Served):
     """Serves a `web/` folder while its `with` block lasts; `address` is where, `on_request` hears every path."""
+
+    _server: _Server
+    thread_name = "world-web"
 
     def __init__(self, folder: Path) -> None:
         routes = folder / ROUTES
@@ -41,22 +43,8 @@ class WorldWeb:
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", int(self._server.server_address[1])
 
-    def __enter__(self) -> WorldWeb:
-        self._thread = threading.Thread(target=self._server.serve_forever, name="world-web", daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, _: type[BaseException] | None, __: object, ___: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
+class _Server(LoopbackServer):
     def __init__(self, web: WorldWeb, folder: Path, routes: dict[str, dict[str, dict[str, Any]]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.web = web
