@@ -59,8 +59,14 @@ def clip_tokenizer(texts: Iterable[str], length: int) -> Any:
     empty = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(type(empty.model)(unk_token=_CLIP_SPECIAL[2], end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = empty.normalizer, empty.pre_tokenizer
+    texts = list(texts)
+    # the trainer numbers last letters in the order of a hash map, another in each run, and ties between merges are
+    # broken by number: named beforehand, they have one order
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=list(_CLIP_SPECIAL), end_of_word_suffix="</w>", show_progress=False
+        vocab_size=600,
+        special_tokens=[*_CLIP_SPECIAL, *(f"{letter}</w>" for letter in _last_letters(learner, texts))],
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
     learned = _model(learner)
@@ -73,6 +79,11 @@ def clip_tokenizer(texts: Iterable[str], length: int) -> Any:
         eos_token=_CLIP_SPECIAL[3],
         model_max_length=length,
     )
+
+
+def _last_letters(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    split, normal = tokenizer.pre_tokenizer.pre_tokenize_str, tokenizer.normalizer.normalize_str
+    return sorted({piece[-1] for text in texts for piece, _ in split(normal(text))})
 
 
 def _model(tokenizer: Any) -> dict[str, Any]:

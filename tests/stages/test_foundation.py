@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from llavaflow.datasets.scenes import WORDS
 from llavaflow.infra.artifact import Artifact
 from llavaflow.infra.errors import StageFailed
 from llavaflow.infra.store import open_store
@@ -158,3 +159,12 @@ def test_a_finished_part_is_not_trained_again(tmp_path: Path) -> None:
     weights(tmp_path / "first")
     done = fit("line", lambda: pytest.fail("built again"), 3, tmp_path / "first", tmp_path / "first", lambda *_: None)
     assert done["loss"] >= 0
+
+
+def test_the_tokenizers_are_the_same_each_time_they_are_learned() -> None:
+    """A trainer's hash maps have another order in each call: seen as other merges, and so as another CLIP."""
+    from llavaflow.stages._foundation_words import clip_tokenizer, language_tokenizer
+
+    texts = [f"A {colour} {shape}, left of {number}." for colour in WORDS for shape in WORDS for number in range(3)]
+    for learn in (clip_tokenizer, language_tokenizer):
+        assert len({learn(texts, 600).backend_tokenizer.to_str() for _ in range(4)}) == 1
