@@ -26,8 +26,8 @@ from llavaflow.pipelines._facts import markdown_tables
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.pipelines._run import Row, Run, prepare
 from llavaflow.pipelines._settings import apply_settings
+from llavaflow.stages._pictures import draw
 
-PICTURES = 8
 PICTURE_BYTES = 300_000
 _LIVE: dict[str, Run] = {}
 
@@ -119,18 +119,12 @@ def _show(run: Run, row: Row) -> None:
         create_markdown_artifact(_with_pictures(report), key=f"{key}-{_slug(report)}", description=report.name)
     for page in sorted(folder.glob("*.html")):
         create_link_artifact(page.as_uri(), page.name, key=f"{key}-{_slug(page)}-page", description=str(page))
-    for picture in _pictures(folder):
-        create_image_artifact(_data_uri(picture), key=f"{key}-{_slug(picture)}", description=picture.name)
+    for name, picture in draw(folder):
+        create_image_artifact(_data_uri(picture), key=f"{key}-{name}", description=f"{row.name}: {name}")
 
 
 def _slug(path: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
-
-
-def _pictures(folder: Path) -> list[Path]:
-    files = sorted([*folder.glob("*"), *folder.glob("pictures/*")])
-    small = [path for path in files if path.suffix in (".png", ".jpg") and path.stat().st_size <= PICTURE_BYTES]
-    return small[:PICTURES]
 
 
 def _with_pictures(report: Path) -> str:
@@ -139,11 +133,11 @@ def _with_pictures(report: Path) -> str:
     def inline(match: re.Match[str]) -> str:
         picture = report.parent / match[2]
         usable = picture.is_file() and picture.stat().st_size <= PICTURE_BYTES
-        return f"![{match[1]}]({_data_uri(picture)})" if usable else match[0]
+        return f"![{match[1]}]({_data_uri(picture.read_bytes())})" if usable else match[0]
 
     return re.sub(r"!\[([^\]]*)\]\(([^)\s:]+)\)", inline, report.read_text())
 
 
-def _data_uri(picture: Path) -> str:
-    kind = "png" if picture.suffix == ".png" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
+def _data_uri(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
