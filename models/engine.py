@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,6 +90,7 @@ def start(objective: torch.nn.Module, optimization: Optimization, settings: dict
     import torch
     from transformers import get_scheduler
 
+    _use_gloo_alone()
     groups = parameter_groups(list(objective.named_parameters()), optimization)
     optimizer = torch.optim.AdamW(groups, lr=optimization.learning_rate, betas=(0.9, 0.999), eps=1e-8)
     warmup = math.ceil(optimization.steps * optimization.warmup_ratio)
@@ -97,6 +99,15 @@ def start(objective: torch.nn.Module, optimization: Optimization, settings: dict
         model=objective, optimizer=optimizer, lr_scheduler=scheduler, config=settings, dist_init_required=False
     )
     return engine
+
+
+def _use_gloo_alone() -> None:
+    """Keep DeepSpeed from compiling shared-memory collectives for CPUs at every start.
+
+    It would need a C++ compiler, take half a minute, and wait forever for the lock of a build that was killed.
+    """
+    # not `import ... as`: that would find the name `torch` in deepspeed.comm, which is the other torch
+    import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
 def step(engine: Any, micros: Sequence[Mapping[str, torch.Tensor]], scales: Sequence[float]) -> float:

@@ -1,0 +1,49 @@
+"""The engine starts on a machine that has no compiler: nothing is built when a job begins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+START = """
+import sys
+import torch
+from llavaflow.models.engine import Optimization, engine_config, start, step
+
+torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+
+
+class Objective(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lm_head = torch.nn.Linear(2, 1)
+
+    def forward(self, inputs):
+        return self.lm_head(inputs).sum()
+
+
+engine = start(Objective(), Optimization(learning_rate=1e-3), engine_config(int(sys.argv[2]), "none", "fp32", 1.0))
+print(step(engine, [{"inputs": torch.ones(1, 2)}], [1.0]))
+"""
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_it_starts_without_a_compiler(zero: int, tmp_path: Path) -> None:
+    built = tmp_path / "extensions"
+    environment = {
+        **os.environ,
+        # the interpreter's folder only: no compiler in reach
+        "PATH": str(Path(sys.executable).parent),
+        "TORCH_EXTENSIONS_DIR": str(built),
+        "LOCAL_RANK": "0",
+        "DS_ACCELERATOR": "cpu",
+    }
+    command = [sys.executable, "-c", START, str(tmp_path / "meeting"), str(zero)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) != 0
+    assert not list(built.rglob("*"))
