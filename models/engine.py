@@ -93,12 +93,20 @@ def start(objective: torch.nn.Module, optimization: Optimization, settings: dict
     _use_gloo_alone()
     groups = parameter_groups(list(objective.named_parameters()), optimization)
     optimizer = torch.optim.AdamW(groups, lr=optimization.learning_rate, betas=(0.9, 0.999), eps=1e-8)
-    warmup = math.ceil(optimization.steps * optimization.warmup_ratio)
+    warmup = warmup_steps(optimization.steps, optimization.warmup_ratio)
     scheduler = get_scheduler(optimization.schedule, optimizer, warmup, optimization.steps)
     engine, *_ = deepspeed.initialize(
         model=objective, optimizer=optimizer, lr_scheduler=scheduler, config=settings, dist_init_required=False
     )
     return engine
+
+
+def warmup_steps(steps: int, ratio: float) -> int:
+    """Optimizer steps of warm-up: transformers' ceiling, but never all of them.
+
+    The first step of a warm-up has the learning rate 0, so that a run of one step would learn nothing.
+    """
+    return min(math.ceil(steps * ratio), steps - 1)
 
 
 def _use_gloo_alone() -> None:

@@ -40,6 +40,8 @@ from llavaflow.stages._training_log import TrainingLog
 
 Loss = Literal["token", "micro-batch-mean"]
 CACHE = "encoded"
+# below this, somebody has brought a small set to a recipe for a large one
+FEW_STEPS = 10
 FAILURE = "failure.json"
 
 
@@ -127,6 +129,8 @@ def _train(job: Job) -> None:
         lost = len(rejected(job.work / CACHE)) if rank == 0 else 0
         size = f"{len(corpus):,} samples ({lost:,} rejected), {len(steps):,} steps"
         log.say([*counts, f"{size}, {workers} workers on {engine.device.type}, ZeRO-{job.zero}, {job.precision}"])
+        if len(steps) < FEW_STEPS:
+            log.say([f"few steps to learn in: a global_batch below {job.order.global_batch} makes more"])
         _loop(engine, steps, job, begin, log)
     state = engines.gathered(engine)
     if rank == 0:

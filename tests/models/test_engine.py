@@ -1,4 +1,4 @@
-"""The engine starts on a machine that has no compiler: nothing is built when a job begins."""
+"""The engine starts on a machine that has no compiler, and a warm-up leaves something to learn with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from llavaflow.models.engine import warmup_steps
 
 START = """
 import sys
@@ -47,3 +49,10 @@ def test_it_starts_without_a_compiler(zero: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout.split()[-1]) != 0
     assert not list(built.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "ratio", "expected"), [(5197, 0.03, 156), (100, 0.03, 3), (2, 0.03, 1), (1, 0.03, 0)]
+)
+def test_the_warm_up_is_a_share_of_the_steps_but_never_all_of_them(steps: int, ratio: float, expected: int) -> None:
+    assert warmup_steps(steps, ratio) == expected
