@@ -32,12 +32,14 @@ def _where_the_time_went(console: Console, run: Run) -> None:
     from rich.table import Table
 
     total = run.seconds
-    table = Table(title=f"{run.recipe.name}: where the time went", title_justify="left", box=None, pad_edge=False)
+    # facts get what the other columns leave; without a ratio a long message would squeeze them all
+    title = f"{run.recipe.name}: where the time went"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
     table.add_column("stage", style="bold", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("facts", overflow="ellipsis", no_wrap=True)
+    table.add_column("facts", overflow="ellipsis", no_wrap=True, ratio=1)
     for row in run.rows.values():
         share = f"{row.seconds / total:.0%}" if total > 1 else ""
         table.add_row(
