@@ -10,11 +10,8 @@ all workers stop together with one message instead of one stopping and the rest 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,13 +33,13 @@ from llavaflow.stages import _state
 from llavaflow.stages._batches import Order, StepBatch, Steps, loader
 from llavaflow.stages._corpus import Corpus, Encoding, encode_corpus, rejected
 from llavaflow.stages._export import export
+from llavaflow.stages._training_failure import has_failed, leave
 from llavaflow.stages._training_log import TrainingLog
 
 Loss = Literal["token", "micro-batch-mean"]
 CACHE = "encoded"
 # below this, somebody has brought a small set to a recipe for a large one
 FEW_STEPS = 10
-FAILURE = "failure.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,24 +85,17 @@ def run(config: Mapping[str, Any]) -> None:
     try finds it and ends at once, and the driver raises it.
     """
     job: Job = config["job"]
-    failure = job.work / FAILURE
-    if failure.exists():
+    if has_failed(job.work):
         return
     torch.set_num_threads(torch.get_num_threads() if torch.cuda.is_available() else 1)
     try:
         _train(job)
     except StageFailed as error:
-        _leave(failure, str(error), expected=True)
+        leave(job.work, error, distributed.get_rank())
         distributed.barrier()
-    except Exception:
-        _leave(failure, traceback.format_exc(), expected=False)
+    except Exception as error:
+        leave(job.work, error, distributed.get_rank())
         raise
-
-
-def _leave(path: Path, text: str, *, expected: bool) -> None:
-    scratch = path.with_suffix(f".{distributed.get_rank()}")
-    scratch.write_text(json.dumps({"text": text, "expected": expected}), "utf-8")
-    os.replace(scratch, path)
 
 
 def _train(job: Job) -> None:
@@ -276,16 +266,3 @@ class _Log:
             "tokens_per_second": totals["tokens"] / seconds,
         }
         self._log.step(row)
-
-
-def clear_failure(work: Path) -> None:
-    """Forget how an earlier try failed."""
-    (work / FAILURE).unlink(missing_ok=True)
-
-
-def raise_failure(work: Path) -> None:
-    """Raise what the workers left: the project's own failure as itself, a bug with its traceback."""
-    path = work / FAILURE
-    if path.exists():
-        failure = json.loads(path.read_text("utf-8"))
-        raise (StageFailed if failure["expected"] else RuntimeError)(failure["text"])

@@ -96,13 +96,13 @@ class Train(Stage):
 
     def run(self, ctx: RunContext) -> Artifact:
         from llavaflow.infra import ray
-        from llavaflow.stages import _loop
+        from llavaflow.stages import _loop, _training_failure
         from llavaflow.stages._training_watch import Watch
 
         job = self.job(ctx)
         ctx.work.mkdir(parents=True, exist_ok=True)
         ctx.out.mkdir(parents=True, exist_ok=True)
-        _loop.clear_failure(ctx.work)
+        _training_failure.prepare(ctx.work)
         try:
             with Watch(ctx) as watch:
                 ray.train(
@@ -115,7 +115,7 @@ class Train(Stage):
                     watch=watch.look,
                 )
         finally:
-            _loop.raise_failure(ctx.work)
+            _training_failure.raise_failure(ctx.work)
         if not (ctx.out / PROJECTOR_FILE).exists():
             raise StageFailed(f"training ended without writing {PROJECTOR_FILE} under {ctx.out}.")
         facts = self._facts(ctx.out, ctx.work)
