@@ -11,10 +11,18 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
-MOST_PIXELS = 200_000_000
+# the limit at which Pillow, and the training stage with it, refuses to decode
+MOST_PIXELS = 178_956_970
 FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp",)}
+
+_ORIENTATION = 0x0112
+_QUARTER_TURNS = (5, 6, 7, 8)
 
 # why an image cannot be used, by kind
 FAULTS = {
@@ -26,7 +34,10 @@ FAULTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """What a look at an image found; `fault` is a key of FAULTS or None."""
+    """What a look at an image found; `fault` is a key of FAULTS or None.
+
+    Width and height are those of the image as it is shown: upright, by its EXIF orientation.
+    """
 
     width: int = 0
     height: int = 0
@@ -57,6 +68,11 @@ class ImageFolder:
             if parts[-1] in names:
                 return folder / parts[-1]
         return self._under_other_suffix(parts)
+
+    def load(self, name: str) -> bytes | None:
+        """The bytes of an image, or None when it is not there."""
+        path = self.find(name)
+        return path.read_bytes() if path else None
 
     def _under_other_suffix(self, parts: list[str]) -> Path | None:
         stem = PurePosixPath(parts[-1]).stem
@@ -90,6 +106,8 @@ def probe(data: bytes, *, decode: bool = True) -> Probe:
                     return Probe(width=width, height=height, fault="image-too-large", detail=f"{width}x{height}")
                 if decode:
                     image.load()
+                if _lies_on_its_side(image):
+                    width, height = height, width
                 return Probe(width=width, height=height, format=image.format or "")
         except UnidentifiedImageError:
             return Probe(fault="broken-image", detail="no known image format")
@@ -97,6 +115,14 @@ def probe(data: bytes, *, decode: bool = True) -> Probe:
             return Probe(fault="image-too-large", detail=str(error))
         except Exception as error:  # a broken file may raise anything out of a decoder
             return Probe(fault="broken-image", detail=f"{type(error).__name__}: {error}"[:120])
+
+
+def _lies_on_its_side(image: Image) -> bool:
+    """Whether the EXIF orientation turns the image by a quarter, so that its sides change places."""
+    try:
+        return image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+    except Exception:  # EXIF that cannot be read turns nothing
+        return False
 
 
 def shard_name(name: str) -> str:

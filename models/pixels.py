@@ -45,11 +45,9 @@ def open_image(data: bytes, *, upright: bool = True) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image) if upright and _orientation(image) else image)
     except ImageError:
         raise
-    except OSError as error:
-        raise ImageError("truncated" if "truncated" in str(error).lower() else "corrupt", str(error)) from error
     except Exception as error:
-        # decoders of damaged files raise whatever comes to their mind: SyntaxError, struct.error, IndexError, ...
-        raise ImageError("corrupt", f"{type(error).__name__}: {error}") from error
+        # decoders of damaged files raise whatever comes to their mind: OSError, SyntaxError, struct.error, ...
+        raise _damage(error) from error
 
 
 def image_size(data: bytes, *, upright: bool = True) -> tuple[int, int]:
@@ -133,9 +131,14 @@ def _header(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError("not-an-image", f"starts with {data[:16]!r}") from error
     except Exception as error:
-        raise ImageError("corrupt", f"{type(error).__name__}: {error}") from error
+        raise _damage(error) from error
     check_canvas(*image.size, "the image")
     return image
+
+
+def _damage(error: Exception) -> ImageError:
+    kind = "truncated" if "truncated" in str(error).lower() else "corrupt"
+    return ImageError(kind, f"{type(error).__name__}: {error}")
 
 
 def _orientation(image: Image.Image) -> int:

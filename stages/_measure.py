@@ -12,6 +12,7 @@ from pathlib import Path
 from llavaflow.datasets._shards import ImageTable
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.errors import LlavaflowError
+from llavaflow.models.pixels import ImageError
 from llavaflow.stages._pairs import Pair
 from llavaflow.stages.filters._record_filter import Measure, Picture, RecordFilter, Signal
 
@@ -61,9 +62,10 @@ def _signals(look: Measure, pictures: Sequence[Picture]) -> Sequence[Signal | Ex
     """Measure a batch; when that fails, one by one, so that a single odd pair does not take the others along."""
     try:
         return look(pictures)
-    except LlavaflowError:
-        raise
     except Exception as error:
+        # a picture that cannot be decoded concerns one pair, any other error of ours the whole run
+        if isinstance(error, LlavaflowError) and not isinstance(error, ImageError):
+            raise
         if len(pictures) == 1:
             return [error]
         return [signal for picture in pictures for signal in _signals(look, [picture])]

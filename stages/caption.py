@@ -9,7 +9,6 @@ A refresh captions only images that the previous generation did not have.
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from collections import Counter
@@ -26,6 +25,7 @@ from llavaflow.datasets._shards import ImageTable, ShardWriter
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import StageFailed
+from llavaflow.models.pixels import ImageError, open_image
 from llavaflow.stages._chunks import chunked, resumable
 from llavaflow.stages._jsonl import JsonLines
 from llavaflow.stages._pairs import Pair, read_pairs
@@ -166,10 +166,8 @@ def make_captioner(
 
 
 def _decoded(data: bytes) -> Image | None:
-    """The image, or None when it does not decode in full."""
-    from PIL import Image as images
-
+    """The image, upright, or None when it does not decode in full."""
     try:
-        return images.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, SyntaxError, ValueError):
+        return open_image(data)
+    except ImageError:
         return None

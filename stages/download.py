@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,6 +26,7 @@ from llavaflow.datasets._shards import ShardWriter
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.models.pixels import ImageError, image_size
 from llavaflow.stages._egress import EgressProxy
 from llavaflow.stages._fetch import Fetched, Group, Wanted, Way, fetch_groups, groups_of, make_fetcher
 from llavaflow.stages._fetch_ledger import ledger_row, ledger_writer, read_successes
@@ -208,7 +209,9 @@ class Download(Stage):
                 if item.reason is None:
                     meta = {"id": entry.id, "url": entry.url, "caption": entry.caption}
                     name = f"{entry.id[:2]}/{entry.id}.jpg"
-                    placed = shards.add(name, item.load(), meta, width=item.width, height=item.height)
+                    data = item.load()
+                    item = as_shown(item, data)
+                    placed = shards.add(name, data, meta, width=item.width, height=item.height)
                     ledger.add(ledger_row(entry.url, entry.caption, item, name, placed.sha256))
                     place: dict[str, Any] = {"file": placed.file, "row": placed.row, "sha256": placed.sha256}
                 else:
@@ -249,6 +252,15 @@ def _is_web(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         return False
+
+
+def as_shown(item: Fetched, data: bytes) -> Fetched:
+    """With the size of the upright image: img2dataset looks past the EXIF orientation of the bytes that it keeps."""
+    try:
+        width, height = image_size(data)
+    except ImageError:  # OpenCV decodes some files that Pillow does not: the decode filter drops them
+        return item
+    return replace(item, width=width, height=height)
 
 
 def _wanted(entries: Sequence[Entry], sources: Sequence[Results], only_transient: bool) -> list[Wanted]:

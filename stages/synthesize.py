@@ -28,6 +28,7 @@ from llavaflow.datasets.coco import Context, contexts
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.models.pixels import ImageError, image_size
 from llavaflow.stages._answers import Unusable
 from llavaflow.stages._chat import NO_KEY, Chat, Endpoint
 from llavaflow.stages._chat_batch import BatchChat
@@ -205,7 +206,8 @@ class Synthesize(Stage):
                     continue
                 context = task.context
                 data = (root / self.images / context.file_name).read_bytes()
-                placed = shards.add(task.image, data, {"id": context.id}, width=context.width, height=context.height)
+                width, height = _shown_size(data, context)
+                placed = shards.add(task.image, data, {"id": context.id}, width=width, height=height)
                 index.add(
                     f"image/{task.image}",
                     source="llava-instruct",
@@ -221,6 +223,14 @@ class Synthesize(Stage):
             return ctx.artifact(self.data).fingerprint
         outside: Mapping[str, str] = getattr(ctx.identity, "outside", {})
         return outside.get("data", "outside")
+
+
+def _shown_size(data: bytes, context: Context) -> tuple[int, int]:
+    """Width and height of the upright image; those of the annotation file for one that has no readable header."""
+    try:
+        return image_size(data)
+    except ImageError:
+        return context.width, context.height
 
 
 def _parsed(

@@ -10,7 +10,6 @@ A pair that cannot be measured is failed, not dropped: it is neither good nor ba
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llavaflow.datasets._shards import ImageTable
 from llavaflow.infra.artifact import Json
+from llavaflow.models.pixels import open_image
 from llavaflow.stages._pairs import Pair
 
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ class Picture:
 
     @cached_property
     def pixels(self) -> Image:
-        """The whole image, decoded, as RGB."""
-        from PIL import Image
-
-        return Image.open(io.BytesIO(self.data)).convert("RGB")
+        """The whole image, decoded, upright, as RGB: what a model will see. Raises ImageError."""
+        return open_image(self.data)
 
 
 Measure = Callable[[Sequence[Picture]], Sequence[Signal]]

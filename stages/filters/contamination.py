@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from llavaflow.datasets._index import IMAGE_SUFFIXES, sha256_bytes
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError
+from llavaflow.models.pixels import open_image
 from llavaflow.stages._stage import Stage
 from llavaflow.stages.filters._near import fingerprint, near_any, prints
 from llavaflow.stages.filters._record_filter import Measure, Picture, RecordFilter, Signal
@@ -50,6 +50,4 @@ class Contamination(RecordFilter):
 
 
 def _print_of(data: bytes) -> dict[str, Json]:
-    from PIL import Image
-
-    return fingerprint(Image.open(io.BytesIO(data)).convert("RGB"))
+    return fingerprint(open_image(data))

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from llavaflow.models.pixels import ImageError
 from llavaflow.stages.filters._record_filter import Measure, Picture, RecordFilter, Signal
+
+# the names of this stage for what the decoder says
+REASONS = {
+    "not-an-image": "not-an-image",
+    "too-large": "too-many-pixels",
+    "truncated": "truncated-image",
+    "corrupt": "corrupt-image",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +37,8 @@ def _decode_all(pictures: Sequence[Picture]) -> list[Signal]:
 
 
 def _fault(picture: Picture) -> str | None:
-    from PIL import Image, UnidentifiedImageError
-
     try:
         width, height = picture.pixels.size
-    except UnidentifiedImageError:
-        return "not-an-image"
-    except Image.DecompressionBombError:
-        return "too-many-pixels"
-    except (OSError, SyntaxError, ValueError, IndexError) as error:
-        # Pillow reports broken streams with all of these
-        return "truncated-image" if "truncated" in str(error).lower() else "corrupt-image"
+    except ImageError as error:
+        return REASONS[error.kind]
     return None if (width, height) == (picture.pair.width, picture.pair.height) else "size-differs"

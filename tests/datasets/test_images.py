@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_a_decompression_bomb_is_not_decoded(root: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(_images, "MOST_PIXELS", 100)
     found = probe((root / "coco/train2017/1.jpg").read_bytes())
     assert (found.fault, found.detail) == ("image-too-large", "30x20")
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (30, 20)), (3, (30, 20)), (6, (20, 30)), (8, (20, 30))])
+def test_sizes_are_those_of_the_upright_image(orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(buffer, "JPEG", exif=exif)
+    found = probe(buffer.getvalue())
+    assert (found.width, found.height) == size and found.fault is None
+
+
+def test_exif_that_cannot_be_read_turns_nothing() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(buffer, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09")
+    assert (probe(buffer.getvalue()).width, probe(buffer.getvalue()).fault) == (30, None)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from llavaflow.stages import _fetch
 from llavaflow.stages._reasons import histogram, is_transient, reason_of
 from llavaflow.stages._url_table import read_urls
 from llavaflow.stages._web import WorldWeb
-from llavaflow.stages.download import Download
+from llavaflow.stages.download import Download, as_shown
 
 HOST = "http://images.scenes.test"
 GOOD = 24
@@ -244,6 +244,17 @@ def test_killed_in_the_middle_it_keeps_what_it_has_and_leaves_no_process(bench: 
 )
 def test_reasons(message: str, reason: str) -> None:
     assert reason_of(message) == reason
+
+
+def test_sizes_are_those_of_the_upright_image() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "JPEG", exif=exif)
+    reported = _fetch.Fetched(id="a", reason=None, width=40, height=30)
+    shown = as_shown(reported, buffer.getvalue())
+    assert (shown.width, shown.height) == (30, 40)
+    assert as_shown(reported, b"no image") is reported
 
 
 def test_what_may_heal() -> None:

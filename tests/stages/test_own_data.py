@@ -12,6 +12,8 @@ from PIL import Image
 from llavaflow.datasets._index import read_index, read_row, sha256_bytes
 from llavaflow.datasets._shards import ImageTable
 from llavaflow.infra.errors import InputError
+from llavaflow.models.images import PINPOINTS_336, ImageRule, count_tiles, count_tokens, layout, transform
+from llavaflow.models.pixels import open_image
 from llavaflow.stages.own_data import OwnData
 
 
@@ -58,6 +60,22 @@ def test_good_records_become_training_data(bench: Any, tmp_path: Path, images: P
     assert artifact.facts["samples"] == 4 and artifact.facts["with_image"] == 3 and artifact.facts["dropped"] == {}
     for row in read_index(root).to_pylist():
         assert sha256_bytes(read_row(root, row["file"], row["row"])) == row["sha256"]
+
+
+def test_a_photo_on_its_side_is_stored_with_its_upright_size(bench: Any, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    file = write(tmp_path / "my.json", [record("turned", image="turned.jpg")])
+    table = ImageTable(bench.path(bench.run(OwnData(file=file, images=tmp_path))))
+    shown = open_image(table.open("turned.jpg"))
+    assert table.size("turned.jpg") == shown.size == (20, 60)
+    # the token count that is planned from the table is that of the pixels that come
+    anyres = ImageRule(aspect="anyres", pinpoints=PINPOINTS_336)
+    tiles = transform(anyres, shown)
+    assert len(tiles) == count_tiles(anyres, *table.size("turned.jpg"))
+    planned = len(layout(anyres, *table.size("turned.jpg")))
+    assert planned == count_tokens(anyres, 20, 60) != count_tokens(anyres, 60, 20)
 
 
 BAD = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,17 @@ def test_decode_reads_every_byte(tmp_path: Path) -> None:
     verdicts = [rule.verdict(signal) for signal in rule.measurer()(pictures)]
     assert verdicts == [None, "truncated-image", "not-an-image", "corrupt-image"]
     assert rule.verdict(rule.measurer()([Picture(pair("good", 32), ImageTable(tmp_path))])[0]) == "size-differs"
+
+
+def test_decode_sees_images_upright(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 40)).save(buffer, "JPEG", exif=turned)
+    with ShardWriter(tmp_path) as shards:
+        shards.add("a.jpg", buffer.getvalue(), {}, width=40, height=64)
+    picture = Picture(replace(pair("a"), width=40, height=64), ImageTable(tmp_path))
+    assert picture.pixels.size == (40, 64) and Decode().measurer()([picture]) == [{"fault": None}]
 
 
 def test_size() -> None:
