@@ -21,6 +21,7 @@ from llavaflow.datasets import _scenes_text as say
 from llavaflow.datasets._scenes_draw import draw, jpeg, png
 from llavaflow.datasets._scenes_files import WorldFiles
 from llavaflow.datasets.scenes import Scene, scene
+from llavaflow.infra.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,6 +47,8 @@ DIRT = {
     "bad-url": 0.0015,
     "private-address": 0.0015,
 }
+# each kind of dirt once, and a good picture that others copy
+FEWEST_URLS = len(DIRT) + 2
 SLOW_S = 30.0
 _PLAIN_ROUTE: dict[str, Any] = {
     "status": 200, "file": None, "content_type": "image/jpeg", "delay_s": 0, "truncate": None, "headers": {},
@@ -74,8 +77,13 @@ class _Web:
 
 
 def write_web(files: WorldFiles, *, seed: int, urls: int, side: int) -> dict[str, int]:
-    """The URL table and the web behind it. Returns how often each kind was planted."""
+    """The URL table and the web behind it. Returns how often each kind was planted.
+
+    Raises InputError for a table without room for every kind of dirt and a good picture to copy.
+    """
     rng = random.Random(f"web/{seed}")
+    if urls < FEWEST_URLS:
+        raise InputError(f"a web of {urls} URLs has no room for all its kinds of dirt: give at least {FEWEST_URLS}.")
     kinds = [kind for kind, share in DIRT.items() for _ in range(max(1, round(share * urls)))]
     kinds += ["good"] * (urls - len(kinds))
     rng.shuffle(kinds)

@@ -39,13 +39,10 @@ def digest_outside(path: Path, memory: Path | None = None) -> str:
     A file counts by content; the result is remembered in `memory` (a JSON file) by path, size and mtime, so that a
     plan over a 200 GB file does not read it again. A folder counts by the names and sizes of its files: hashing
     100 GB of images to notice an edit would cost more than the edit is worth.
-    Raises InputError when the path does not exist.
+    Raises InputError when the path does not exist, or when a folder changes while it is being listed.
     """
     if path.is_dir():
-        rows = sorted(
-            (str(entry.relative_to(path)), entry.stat().st_size) for entry in path.rglob("*") if entry.is_file()
-        )
-        return digest([list(row) for row in rows])
+        return digest(_listing(path))
     try:
         stat = path.stat()
     except OSError as error:
@@ -67,3 +64,15 @@ def digest_outside(path: Path, memory: Path | None = None) -> str:
             scratch.write_text(json.dumps(known))
             scratch.replace(memory)
     return known[key]
+
+
+def _listing(folder: Path) -> list[Json]:
+    """[name, size] of every file under a folder, sorted."""
+    try:
+        files = (entry for entry in folder.rglob("*") if entry.is_file())
+        return [list(row) for row in sorted((str(entry.relative_to(folder)), entry.stat().st_size) for entry in files)]
+    except OSError as error:
+        raise InputError(
+            f"{folder} changed while it was being listed, or cannot be read ({error.strerror}: {error.filename}). "
+            "Wait until whatever writes there has ended, then start again."
+        ) from error

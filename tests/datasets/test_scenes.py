@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from llavaflow.datasets import _scenes_text as say
+from llavaflow.datasets._index import IndexWriter
 from llavaflow.datasets._scenes_books import book
 from llavaflow.datasets._scenes_draw import draw, rgb
+from llavaflow.datasets._scenes_files import WorldFiles
+from llavaflow.datasets._scenes_web import DIRT, FEWEST_URLS, write_web
 from llavaflow.datasets.scenes import COLOURS, PLACES, SHAPES, Scene, Split, covered, is_held_out, palette, scene
+from llavaflow.infra.errors import InputError
 
 SEEDS = [str(number) for number in range(300)]
 
@@ -117,3 +122,11 @@ def test_one_of_four_choices_is_the_answer(ask: type) -> None:
     question = ask(scene("train", "4"), rng)
     options, right = say.choices(question, rng)
     assert len(set(options)) == 4 and options[right] == question.answer
+
+
+def test_a_web_that_is_too_small_for_its_dirt_is_refused(tmp_path: Path) -> None:
+    with IndexWriter(tmp_path) as index, pytest.raises(InputError, match="a web of 12 URLs.*at least 20"):
+        write_web(WorldFiles(tmp_path, index), seed=0, urls=12, side=72)
+    with IndexWriter(tmp_path) as index:
+        planted = write_web(WorldFiles(tmp_path, index), seed=0, urls=FEWEST_URLS, side=72)
+    assert set(planted) == {*DIRT, "good"}
