@@ -108,10 +108,9 @@ def vqa_pairs(
     notes = search(path, *files[1], source=source)
     if notes is None or notes == file:
         notes = find(path if path.is_dir() else path.parent, *files[1], source=source)
-    answers: dict[str, str] = {}
-    for note in rows(notes, "annotations"):
-        if isinstance(note, dict) and "question_id" in note:
-            answers[str(note["question_id"])] = answer(note)
+    answers = dict(
+        reading.join(notes, rows(notes, "annotations"), lambda note: (str(note["question_id"]), answer(note)))
+    )
     asked: set[str] = set()
 
     def build(raw: Any) -> Asked | Sample:
@@ -120,7 +119,7 @@ def vqa_pairs(
             return Sample(id=number, source=source, parents=(f"{source}:question/{number}",), dropped="no-annotation")
         asked.add(number)
         text = capitalise(reading.text(answers[number]))
-        return Asked(number, str(raw["image_id"]), reading.text(raw["question"]), text)
+        return Asked(number, str(int(raw["image_id"])), reading.text(raw["question"]), text)
 
     yield from reading.each(source, file, rows(file, "questions"), build)
     if len(answers) > len(asked):

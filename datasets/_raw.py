@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
 
@@ -70,12 +72,14 @@ def search(path: Path, *patterns: str, source: str) -> Path | None:
     return None
 
 
-def open_raw(path: Path) -> IO[bytes]:
-    """The bytes of a plain or gzipped file."""
+@contextmanager
+def open_raw(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a plain or gzipped file. Raises InputError when it cannot be read to its end."""
     try:
-        return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from error
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield cast(IO[bytes], stream)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read {path}: {error}. Fetch it again if it is cut off.") from error
 
 
 def is_lines(path: Path) -> bool:

@@ -10,10 +10,10 @@ Tars carry fixed owners and times and are written in the order of `add`: equal i
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from llavaflow.datasets._index import sha256_bytes
-from llavaflow.infra.errors import StoreError
+from llavaflow.infra.errors import InputError, StoreError
 from llavaflow.infra.fingerprint import canonical
 
 TABLE = "images.parquet"
@@ -42,12 +42,13 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSample:
-    """One sample read back from a shard."""
+    """One sample read back from a shard; `text` is the content of its .txt."""
 
     key: str
     image: bytes
     extension: str
     meta: dict[str, Any]
+    text: str = ""
 
 
 class ShardWriter:
@@ -71,7 +72,10 @@ class ShardWriter:
         return self
 
     def add(self, image: str, data: bytes, meta: Mapping[str, Any], *, width: int, height: int) -> Placed:
-        """Append an image under the name that records will use; the key in the tar is that name without suffix."""
+        """Append an image under the name that records will use; the key in the tar is that name without suffix.
+
+        Width and height are those of the image as it is shown (upright): token counts follow from them.
+        """
         name = PurePosixPath(image)
         extension = name.suffix.lstrip(".").lower()
         key = str(name.with_suffix(""))
@@ -162,8 +166,12 @@ class ImageTable:
             self._descriptors[file] = os.open(self.root / file, os.O_RDONLY)
         return os.pread(self._descriptors[file], self._number("size", row), self._number("offset", row))
 
+    def load(self, name: str) -> bytes | None:
+        """The bytes of an image, or None when the artifact has none of this name."""
+        return self.open(name) if name in self else None
+
     def size(self, image: str) -> tuple[int, int]:
-        """Width and height in pixels, without touching the image."""
+        """Width and height in pixels of the upright image, without touching it."""
         row = self._row(image)
         return self._number("width", row), self._number("height", row)
 
@@ -203,19 +211,30 @@ class ImageTable:
 
 
 def read_shards(root: Path) -> Iterator[ShardSample]:
-    """Every sample of a folder of webdataset tars (an artifact, or a plain folder of tars), in file order."""
+    """Every sample of webdataset tars (an artifact, a plain folder of tars, or one tar), in file order.
+
+    Raises InputError when a tar, or the JSON beside an image in it, cannot be read.
+    """
     from webdataset import WebDataset
 
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
-    tars = [str(path) for path in sorted(folder.glob("*.tar"))]
+    tars = [str(path) for path in sorted(folder.glob("*.tar"))] if folder.is_dir() else [str(root)]
     if not tars:
         return
-    for sample in WebDataset(tars, shardshuffle=False, empty_check=False):
-        extension = next((name for name in sample if name in ("jpg", "jpeg", "png", "webp", "gif", "bmp")), None)
-        if extension is None:
-            continue
-        meta = json.load(io.BytesIO(sample.get("json", b"{}")))
-        yield ShardSample(key=sample["__key__"], image=sample[extension], extension=extension, meta=meta)
+    samples = iter(WebDataset(tars, shardshuffle=False, empty_check=False))
+    while True:
+        try:
+            sample = next(samples, None)
+            if sample is None:
+                return
+            extension = next((name for name in sample if name in ("jpg", "jpeg", "png", "webp", "gif", "bmp")), None)
+            if extension is None:
+                continue
+            meta, text = json.loads(sample.get("json", b"{}")), sample.get("txt", b"").decode()
+        except (ValueError, OSError, tarfile.TarError) as error:
+            told = f"cannot read the shards in {root}: {error}. Fetch them again if one is cut off."
+            raise InputError(told) from error
+        yield ShardSample(key=sample["__key__"], image=sample[extension], extension=extension, meta=meta, text=text)
 
 
 def _member_bytes(size: int) -> int:

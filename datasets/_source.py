@@ -44,11 +44,11 @@ REPAIRS: Mapping[str, str] = {
     "edge-whitespace": "spaces or newlines around a text were removed",
     "image-token-in-text": "a literal <image> inside a question or answer was removed",
     "number-as-text": "a number where a text belongs was written out",
+    "malformed-row-set-aside": "a row that records are joined with (an annotation, a size) is not what the format says",
 }
 
 # a tolerated share means little on a handful of records
 _SHARE_COUNTS_FROM = 200
-_LISTED = 1000
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
@@ -60,22 +60,40 @@ class Reading:
         self.tolerate = tolerate
         self.options = options or {}
         self.records = 0
+        self.joined = 0
         self.repairs: Counter[str] = Counter()
         self.malformed = 0
         self.quarantine: list[dict[str, Any]] = []
 
     def each(self, source: str, file: Path, rows: Iterable[Any], build: Callable[[Any], T]) -> Iterator[T | Sample]:
         """`build` of every raw record, counted; a malformed one becomes a dropped Sample or ends the read."""
-        unit = "line" if file.name.removesuffix(".gz").endswith(".jsonl") else "record"
         for number, row in enumerate(rows, 1):
             self.records += 1
             try:
                 if type(row) is Bad:
-                    yield self._reject(source, file, f"line {row.line}", row.reason)
+                    yield self._rejected(source, file, f"line {row.line}", row.reason)
                     continue
                 built = build(row)
             except _MALFORMED as error:
-                yield self._reject(source, file, f"{unit} {number}", _say(error))
+                yield self._rejected(source, file, _place(file, number), _say(error))
+                continue
+            yield built
+        self._check_share(file)
+
+    def join(self, file: Path, rows: Iterable[Any], build: Callable[[Any], T]) -> Iterator[T]:
+        """`build` of every row that records are joined with; a malformed one is set aside or ends the read.
+
+        Such rows (annotations, image sizes, OCR tokens) are no records: a record that misses its row is dropped.
+        """
+        for number, row in enumerate(rows, 1):
+            self.joined += 1
+            try:
+                if type(row) is Bad:
+                    self._set_aside(file, f"line {row.line}", row.reason)
+                    continue
+                built = build(row)
+            except _MALFORMED as error:
+                self._set_aside(file, _place(file, number), _say(error))
                 continue
             yield built
         self._check_share(file)
@@ -99,25 +117,36 @@ class Reading:
         """The dice of one record: the same whatever other records there are."""
         return random.Random(f"{self.seed}/{source}/{key}")
 
-    def _reject(self, source: str, file: Path, where: str, reason: str) -> Sample:
+    def _rejected(self, source: str, file: Path, where: str, reason: str) -> Sample:
+        self._quarantine(file, where, reason)
+        return Sample(id=f"{file.name}, {where}", source=source, dropped="malformed-record")
+
+    def _set_aside(self, file: Path, where: str, reason: str) -> None:
+        self._quarantine(file, where, reason)
+        self.repairs["malformed-row-set-aside"] += 1
+
+    def _quarantine(self, file: Path, where: str, reason: str) -> None:
         if self.tolerate <= 0:
             raise InputError(
                 f"{file}, {where}: {reason}. Correct the record, or set bad records aside with --tolerate SHARE."
             )
         self.malformed += 1
-        if len(self.quarantine) < _LISTED:
-            self.quarantine.append({"file": str(file), "where": where, "reason": reason})
-        if self.records >= _SHARE_COUNTS_FROM:
+        self.quarantine.append({"file": str(file), "where": where, "reason": reason})
+        if self.records + self.joined >= _SHARE_COUNTS_FROM:
             self._check_share(file)
-        return Sample(id=f"{file.name}, {where}", source=source, dropped="malformed-record")
 
     def _check_share(self, file: Path) -> None:
-        if self.malformed > self.tolerate * self.records:
+        read = self.records + self.joined
+        if self.malformed > self.tolerate * read:
             first = "; ".join(f"{bad['where']}: {bad['reason']}" for bad in self.quarantine[:3])
             raise InputError(
-                f"{self.malformed} of the first {self.records} records are malformed, more than the tolerated share of "
+                f"{self.malformed} of the first {read} records are malformed, more than the tolerated share of "
                 f"{self.tolerate:g} (reading {file}). First: {first}."
             )
+
+
+def _place(file: Path, number: int) -> str:
+    return f"{'line' if file.name.removesuffix('.gz').endswith('.jsonl') else 'record'} {number}"
 
 
 def _say(error: Exception) -> str:

@@ -1,11 +1,13 @@
-"""A parquet file written row by row in constant memory, which appears under its name only when it is complete."""
+"""Parquet tables row by row in constant memory: written so that a file appears only when it is complete, and read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from llavaflow.infra.errors import InputError
 
 ROWS_PER_GROUP = 50_000
 
@@ -51,3 +53,43 @@ class TableWriter:
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
             self._rows = []
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet file. Raises InputError when it is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def leaf_columns(path: Path) -> list[str]:
+    """The columns of a parquet file down to the fields of its structs, as dotted paths (`image.path`)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_metadata(path).schema
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    return [schema.column(number).path for number in range(len(schema))]
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None, *, batch: int = 512) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file, `batch` at a time in memory. Raises InputError when it is none or breaks off."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as table:
+            for part in table.iter_batches(batch_size=batch, columns=list(columns) if columns else None):
+                yield from part.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"cannot read {path} as parquet: {error}. Fetch it again if it is cut off.")

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from llavaflow.datasets._merge import MERGE_DROPS, Asked, Merge
-from llavaflow.datasets._raw import load, rows
+from llavaflow.datasets._raw import Bad, load, rows
 from llavaflow.datasets._sample import Sample
 from llavaflow.datasets._source import LETTER, Reading, Source, rejected
 from llavaflow.infra.errors import InputError
@@ -30,12 +30,10 @@ def _official(path: Path, reading: Reading) -> Iterator[Asked | Sample]:
     folder = next((place for place in (path / "questions", path / "ai2d/questions") if place.is_dir()), None)
     if folder is None:
         raise InputError(f"no folder questions/ in {path}. `pipeline show source:ai2d` prints the layout.")
-    listed = next((file for file in (folder.parent / "ai2d_test_ids.csv",) if file.exists()), None)
-    held_out = set(listed.read_text().split()) if listed else set()
+    listed = folder.parent / "ai2d_test_ids.csv"
+    held_out = _listed(listed) if listed.exists() else set()
     for file in sorted(folder.glob("*.json")):
-        document = load(file)
-        image = document.get("imageName", file.name.removesuffix(".json"))
-        asked = [(image, text, raw) for text, raw in document.get("questions", {}).items()]
+        asked = _questions(file, load(file))
 
         def build(item: tuple[str, str, dict[str, Any]]) -> Asked | Sample:
             name, text, raw = item
@@ -45,6 +43,22 @@ def _official(path: Path, reading: Reading) -> Iterator[Asked | Sample]:
             return _asked(number, name, text, raw, reading)
 
         yield from reading.each("ai2d", file, asked, build)
+
+
+def _listed(file: Path) -> set[str]:
+    try:
+        return set(file.read_text("utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file}: {error}. It lists the test diagrams, one id per line.") from error
+
+
+def _questions(file: Path, document: Any) -> list[Any]:
+    """(image, text, rest) of every question of a diagram."""
+    asked = document.get("questions", {}) if isinstance(document, dict) else None
+    if not isinstance(asked, dict):
+        return [Bad(1, "a mapping with the mapping 'questions' is expected")]
+    image = document.get("imageName", file.name.removesuffix(".json"))
+    return [(image, text, raw) for text, raw in asked.items()]
 
 
 def _asked(number: str, image: str, text: str, raw: dict[str, Any], reading: Reading) -> Asked | Sample:

@@ -7,12 +7,12 @@ caption, annotations of images that are not listed, jpegs without annotations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llavaflow.datasets._grounding import clipped
-from llavaflow.datasets._raw import Bad, elements, find, search
+from llavaflow.datasets._raw import elements, find, search
 from llavaflow.datasets._sample import Box, Sample, Turn
 from llavaflow.datasets._source import ONE_CAPTION, Reading, Source, question, rejected
 
@@ -71,20 +71,20 @@ def contexts(path: Path, reading: Reading) -> Iterator[Context | Sample]:
     for item in reading.each("coco", file, elements(file, "images"), image):
         if item is not None:
             yield item
-    for raw in elements(file, "annotations"):
-        _add_caption(raw, found, reading)
+    captions = reading.join(file, elements(file, "annotations"), lambda raw: _caption(raw, reading))
+    for number, name, text in captions:
+        if text and number in found:
+            found[number].captions.append(text)
+            found[number].parents.append(name)
+        else:
+            reading.repairs["caption-left-out"] += 1
     _add_boxes(_instances(path, file), found, reading)
     yield from found.values()
 
 
-def _add_caption(raw: Any, found: Mapping[int, Context], reading: Reading) -> None:
-    context = None if isinstance(raw, Bad) else found.get(int(raw["image_id"]))
-    text = reading.text(raw["caption"]) if context else ""
-    if context and text:
-        context.captions.append(text)
-        context.parents.append(f"coco:caption/{raw['id']}")
-    else:
-        reading.repairs["caption-left-out"] += 1
+def _caption(raw: Mapping[str, Any], reading: Reading) -> tuple[int, str, str]:
+    """The image of a caption, its name and its text."""
+    return int(raw["image_id"]), f"coco:caption/{raw['id']}", reading.text(raw["caption"])
 
 
 def _instances(path: Path, captions: Path) -> Path | None:
@@ -97,19 +97,21 @@ def _instances(path: Path, captions: Path) -> Path | None:
 def _add_boxes(file: Path | None, found: Mapping[int, Context], reading: Reading) -> None:
     if file is None:
         return
-    names = {int(raw["id"]): str(raw["name"]) for raw in elements(file, "categories") if not isinstance(raw, Bad)}
-    for raw in elements(file, "annotations"):
-        context = None if isinstance(raw, Bad) else found.get(int(raw["image_id"]))
-        box = None
-        if context:
-            x, y, wide, high = raw["bbox"]
-            box = clipped(x, y, x + wide, y + high, context.width, context.height, reading)
+    names = dict(reading.join(file, elements(file, "categories"), lambda raw: (int(raw["id"]), str(raw["name"]))))
+
+    def add(raw: Mapping[str, Any]) -> None:
+        context, (x, y, wide, high) = found.get(int(raw["image_id"])), raw["bbox"]
+        name, label = f"coco:instance/{raw['id']}", names.get(int(raw["category_id"]), "object")
+        corners = (x, y, x + wide, y + high)
+        box = clipped(*corners, context.width, context.height, reading) if context else None
         if context is None or box is None or raw.get("iscrowd"):
             reading.repairs["instance-left-out"] += 1
-            continue
-        label = names.get(int(raw["category_id"]), "object")
-        context.boxes.append(Box(x1=box.x1, y1=box.y1, x2=box.x2, y2=box.y2, label=label))
-        context.parents.append(f"coco:instance/{raw['id']}")
+            return
+        context.boxes.append(replace(box, label=label))
+        context.parents.append(name)
+
+    for _ in reading.join(file, elements(file, "annotations"), add):
+        pass
 
 
 SOURCE = Source(

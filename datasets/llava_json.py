@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llavaflow.datasets._raw import find, rows
+from llavaflow.datasets._records import next_rows
 from llavaflow.datasets._sample import IMAGE_TOKEN, Role, Sample, Turn
 from llavaflow.datasets._source import Reading, Source, rejected
 
@@ -48,7 +49,7 @@ def records(path: Path, reading: Reading, *, source: str) -> Iterator[Sample]:
 
 def raw_records(file: Path) -> Iterator[Any]:
     """The records of a LLaVA JSON list, JSON lines or parquet file, as they are."""
-    return _parquet(file) if file.suffix == ".parquet" else rows(file)
+    return next_rows(file) if file.suffix == ".parquet" else rows(file)
 
 
 def image_fault(turns: tuple[Turn, ...], images: tuple[str, ...]) -> str | None:
@@ -101,18 +102,6 @@ def _images(raw: Any, prefix: str) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise TypeError("image must be a path or a list of paths")
     return tuple([f"{prefix}/{name}" if prefix and "/" not in name else name for name in names])
-
-
-def _parquet(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a NeXT parquet; its image column holds {bytes, path}, of which the path is the name."""
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
-        for row in batch.to_pylist():
-            image = row.pop("image", None)
-            if image:
-                row["image"] = image if isinstance(image, str) else image.get("path") or f"{row['id']}.jpg"
-            yield row
 
 
 SOURCE = Source(

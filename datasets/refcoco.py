@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llavaflow.datasets._grounding import BOX_DROPS, BOX_REPAIRS, PROMPT, Region, ask, box_text, clipped
-from llavaflow.datasets._raw import Bad, elements, open_raw, rows
+from llavaflow.datasets._raw import elements, open_raw, rows
 from llavaflow.datasets._sample import Sample
 from llavaflow.datasets._source import Reading, Source, coco_image, dialogue, rejected
 from llavaflow.infra.errors import InputError
@@ -101,10 +101,13 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _unpickled(file: Path) -> list[Any]:
     with open_raw(file) as stream:
-        try:
-            refs: list[Any] = _PlainUnpickler(io.BytesIO(stream.read()), encoding="latin1").load()
-        except (pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise InputError(f"{file} is not a pickle of plain lists and dicts: {error}. It was not loaded.") from error
+        data = stream.read()
+    try:
+        refs = _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
+        raise InputError(f"{file} is not a pickle of plain lists and dicts: {error}. It was not loaded.") from error
+    if not isinstance(refs, list):
+        raise InputError(f"{file} holds no list of refs but {type(refs).__name__}.")
     return refs
 
 
@@ -113,7 +116,7 @@ Placed = tuple[Expression, Region]
 
 def _refs(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
     """Sentences of refs, joined with the boxes (xywh) of the instances file beside them."""
-    boxes, sizes = _instances(file)
+    boxes, sizes = _instances(file, reading)
 
     def build(raw: Mapping[str, Any]) -> list[Placed | Sample]:
         parent = f"ref/{raw['ref_id']}"
@@ -121,9 +124,9 @@ def _refs(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
         if raw.get("split", "train") != "train":
             return [rejected("refcoco", parent, NOT_TRAIN)]
         image = int(raw["image_id"])
-        if image not in sizes or raw["ann_id"] not in boxes:
+        if image not in sizes or int(raw["ann_id"]) not in boxes:
             return [rejected("refcoco", parent, "no-annotation")]
-        x, y, wide, high = boxes[raw["ann_id"]]
+        x, y, wide, high = boxes[int(raw["ann_id"])]
         texts = [reading.text(sentence.get("raw") or sentence["sent"]) for sentence in raw["sentences"]]
         corners = (x, y, x + wide, y + high)
         placed = [_place(Expression(parents, image, text, corners, *sizes[image]), reading) for text in texts]
@@ -136,14 +139,23 @@ def _refs(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
         yield from [item] if isinstance(item, Sample) else item
 
 
-def _instances(file: Path) -> tuple[dict[Any, tuple[float, ...]], dict[int, tuple[int, int]]]:
+def _instances(
+    file: Path, reading: Reading
+) -> tuple[dict[int, tuple[float, float, float, float]], dict[int, tuple[int, int]]]:
     found = next((file.parent / name for name in INSTANCES if (file.parent / name).exists()), None)
     if found is None:
         raise InputError(f"no instances.json beside {file}: the boxes of the refs are in it.")
-    notes = (note for note in elements(found, "annotations") if not isinstance(note, Bad))
-    images = (image for image in elements(found, "images") if not isinstance(image, Bad))
-    boxes = {note["id"]: tuple(note["bbox"]) for note in notes}
-    return boxes, {int(image["id"]): (image["width"], image["height"]) for image in images}
+    boxes = dict(reading.join(found, elements(found, "annotations"), lambda raw: (int(raw["id"]), _four(raw["bbox"]))))
+    return boxes, dict(reading.join(found, elements(found, "images"), _size))
+
+
+def _four(sides: Any) -> tuple[float, float, float, float]:
+    first, second, third, fourth = sides
+    return float(first), float(second), float(third), float(fourth)
+
+
+def _size(raw: Mapping[str, Any]) -> tuple[int, tuple[int, int]]:
+    return int(raw["id"]), (int(raw["width"]), int(raw["height"]))
 
 
 def _flat(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
@@ -171,9 +183,8 @@ def _expression(raw: Mapping[str, Any], reading: Reading) -> Expression:
     texts = raw["expression"] if "expression" in raw else raw["sents"] if "sents" in raw else raw["sent"]
     text = reading.text(texts[0] if isinstance(texts, list) else texts)
     parent = f"sentence/{raw.get('sent_id', f'{name}/{text}')}"
-    x, y, third, fourth = (float(value) for value in raw["bbox"])
     size = int(raw["width"]), int(raw["height"])
-    return Expression((parent,), image, text, (x, y, third, fourth), *size, raw.get("split", "train"))
+    return Expression((parent,), image, text, _four(raw["bbox"]), *size, raw.get("split", "train"))
 
 
 def are_xywh(found: Iterable[Expression]) -> bool:

@@ -77,6 +77,8 @@ def _split(file: Path, reading: Reading) -> dict[str, None] | None:
     name = reading.options.get("split", DEFAULT_SPLIT)
     if name not in splits:
         raise InputError(f"no split '{name}' in {listed} (it has {', '.join(splits)}); choose: --option split=NAME.")
+    if not isinstance(splits[name], list):
+        raise InputError(f"split '{name}' in {listed} is not a list of problem ids.")
     return dict.fromkeys(str(number) for number in splits[name])
 
 

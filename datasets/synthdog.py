@@ -11,6 +11,7 @@ import orjson
 from llavaflow.datasets._raw import find, rows
 from llavaflow.datasets._sample import Sample, Turn
 from llavaflow.datasets._source import Reading, Source, question, rejected
+from llavaflow.datasets._table import read_rows
 
 # our wording: the one used for LLaVA-1.6 is known from memory only
 PROMPT = "Read all the text in this image, from top to bottom and from left to right."
@@ -50,10 +51,7 @@ def _records(file: Path) -> Iterable[Any]:
     """Rows of either layout; the pictures inside a parquet are not read."""
     if file.suffix != ".parquet":
         return rows(file)
-    import pyarrow.parquet as pq
-
-    batches = pq.ParquetFile(file).iter_batches(batch_size=512, columns=["ground_truth"])
-    return (row for batch in batches for row in batch.to_pylist())
+    return read_rows(file, ["ground_truth"])
 
 
 SOURCE = Source(

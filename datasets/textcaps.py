@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llavaflow.datasets._raw import Bad, find, rows, search
+from llavaflow.datasets._raw import find, rows, search
 from llavaflow.datasets._sample import Sample, Turn
 from llavaflow.datasets._source import ONE_CAPTION, Reading, Source, question, rejected
 
@@ -68,7 +68,13 @@ def _tokens(ocr: Path | None, captions: Path, reading: Reading) -> dict[str, lis
     if ocr is None or ocr == captions:
         reading.repairs["no-ocr-file"] += 1
         return {}
-    return {str(raw["image_id"]): raw["ocr_tokens"] for raw in rows(ocr, "data") if not isinstance(raw, Bad)}
+    return dict(reading.join(ocr, rows(ocr, "data"), _read_tokens))
+
+
+def _read_tokens(raw: dict[str, Any]) -> tuple[str, list[str]]:
+    if not all([isinstance(token, str) for token in raw["ocr_tokens"]]):
+        raise TypeError("ocr_tokens must be texts")
+    return str(raw["image_id"]), raw["ocr_tokens"]
 
 
 SOURCE = Source(

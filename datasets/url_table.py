@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llavaflow.datasets._raw import find, is_lines, lines, load, open_raw
+from llavaflow.datasets._raw import Bad, find, is_lines, lines, load, open_raw
 from llavaflow.datasets._sample import Sample, Turn
 from llavaflow.datasets._source import ONE_CAPTION, Reading, Source, question, rejected
+from llavaflow.datasets._table import column_names, read_rows
 from llavaflow.infra.errors import InputError
 
 PER_FOLDER = 10_000
@@ -60,20 +61,26 @@ def _fault(url: Any, text: Any, seen: set[str]) -> str | None:
     return "repeated-url" if url.strip() in seen else None
 
 
-def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
-    """(address, text) of every row, whatever the format."""
+def _rows(file: Path) -> Iterator[Any]:
+    """(address, text) of every row, whatever the format; what is no row of it comes as it is."""
     if file.suffix == ".parquet":
         yield from _parquet(file)
     elif file.name.removesuffix(".gz").endswith((".tsv", ".csv")):
         yield from _separated(file)
     elif is_lines(file):
         yield from (row if not isinstance(row, Mapping) else _pair(row) for row in lines(file))
+    elif isinstance(document := load(file), Mapping):
+        yield from _side_by_side(file, document)
     else:
-        document = load(file)
-        if isinstance(document, Mapping):  # SBU: two lists side by side
-            yield from zip(document["image_urls"], document["captions"], strict=True)
-        else:
-            yield from (_pair(row) for row in document)
+        yield from (row if not isinstance(row, Mapping) else _pair(row) for row in document)
+
+
+def _side_by_side(file: Path, document: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """The form of SBU: a list of addresses and a list of captions."""
+    urls, texts = document.get("image_urls"), document.get("captions")
+    if not isinstance(urls, list) or not isinstance(texts, list) or len(urls) != len(texts):
+        raise InputError(f"{file} has no two lists of one length, image_urls and captions.")
+    yield from zip(urls, texts, strict=True)
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -85,34 +92,40 @@ def _one(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _parquet(file: Path) -> Iterator[tuple[Any, Any]]:
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(file)
-    chosen = [next((name for name in names if name in table.schema_arrow.names), None) for names in _COLUMNS]
-    if None in chosen:
-        raise InputError(f"{file} has no address or no text column (it has {', '.join(table.schema_arrow.names)}).")
-    for batch in table.iter_batches(columns=chosen):
-        yield from zip(*(batch.column(name).to_pylist() for name in chosen), strict=True)
+    there = column_names(file)
+    url, text = (next((name for name in names if name in there), None) for names in (URL_COLUMNS, TEXT_COLUMNS))
+    if url is None or text is None:
+        raise InputError(f"{file} has no address or no text column (it has {', '.join(there)}).")
+    yield from ((row[url], row[text]) for row in read_rows(file, [url, text], batch=10_000))
 
 
-_COLUMNS = (URL_COLUMNS, TEXT_COLUMNS)
-
-
-def _separated(file: Path) -> Iterator[tuple[Any, Any]]:
+def _separated(file: Path) -> Iterator[Any]:
     """TSV or CSV, with a header or, like Conceptual Captions, without: then the address is known by its scheme."""
-    with io.TextIOWrapper(open_raw(file), encoding="utf-8", errors="replace", newline="") as stream:
+    with open_raw(file) as data, io.TextIOWrapper(data, encoding="utf-8", errors="replace", newline="") as stream:
         tab = file.name.removesuffix(".gz").endswith(".tsv")
         form: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tab else {}
-        reader = csv.reader(stream, **form)
         header: list[str] | None = None
-        for place, row in enumerate(reader):
-            if place == 0 and any(name in row for name in URL_COLUMNS):
+        for place, row in enumerate(_lines_of(csv.reader(stream, **form))):
+            if isinstance(row, Bad):
+                yield row
+            elif place == 0 and any(name in row for name in URL_COLUMNS):
                 header = row
             elif header is not None:
                 yield _pair(dict(zip(header, row, strict=False)))
             else:
                 first, second = (*row, "", "")[:2]
                 yield (second, first) if "://" in second else (first, second)
+
+
+def _lines_of(reader: Any) -> Iterator[Any]:
+    """The rows of a CSV reader; one that it cannot read (a field of megabytes, say) comes as Bad."""
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Bad(reader.line_num, str(error))
 
 
 SOURCE = Source(

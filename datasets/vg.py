@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llavaflow.datasets._grounding import BOX_DROPS, BOX_REPAIRS, PROMPT, Region, ask, box_text, clipped
-from llavaflow.datasets._raw import Bad, elements, find, load, search
+from llavaflow.datasets._raw import elements, find, search
 from llavaflow.datasets._sample import Sample
 from llavaflow.datasets._source import SHORT_ANSWER, Reading, Source, capitalise, dialogue, rejected
 from llavaflow.infra.errors import InputError
@@ -28,9 +28,10 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
         raise InputError(f"records '{table}' of vg is neither of {', '.join(TABLES)}.")
     file = find(path, f"{TABLES[table]}*.json", source="vg")
     folder = path if path.is_dir() else path.parent
-    pictures = _pictures(find(folder, "image_data*.json", source="vg"))
+    sizes = find(folder, "image_data*.json", source="vg")
+    pictures = dict(reading.join(sizes, elements(sizes), _picture))
     listed = search(path, "held_out.json", source="vg")
-    held_out = {int(number) for number in load(listed)} if listed else set()
+    held_out = set(reading.join(listed, elements(listed), int)) if listed else set()
     make = _sample if table == "regions" else _questions
     seen: set[int] = set()
 
@@ -92,15 +93,11 @@ def _region(raw: Mapping[str, Any], width: int, height: int, reading: Reading) -
     return Region(phrase, box_text(box, width, height)) if phrase and box else None
 
 
-def _pictures(file: Path) -> dict[int, tuple[str, int, int]]:
-    """Folder, width and height of every image; the folder is in its address."""
-    found = {}
-    for raw in elements(file):
-        if not isinstance(raw, Bad):
-            number = int(raw["image_id"] if "image_id" in raw else raw["id"])
-            folder = FOLDERS[1] if f"/{FOLDERS[1]}/" in raw.get("url", "") else FOLDERS[0]
-            found[number] = (folder, int(raw["width"]), int(raw["height"]))
-    return found
+def _picture(raw: Mapping[str, Any]) -> tuple[int, tuple[str, int, int]]:
+    """Id, folder, width and height of an image; the folder is in its address."""
+    number = int(raw["image_id"] if "image_id" in raw else raw["id"])
+    folder = FOLDERS[1] if f"/{FOLDERS[1]}/" in raw.get("url", "") else FOLDERS[0]
+    return number, (folder, int(raw["width"]), int(raw["height"]))
 
 
 SOURCE = Source(

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from llavaflow.datasets._images import ImageFolder, Probe, probe
+from llavaflow.datasets._images import Probe, probe
+from llavaflow.datasets._records import Images
+from llavaflow.models.images import PINPOINTS_336, PINPOINTS_384, ImageRule, count_tokens
 from llavaflow.models.labels import Encoded, Item, Rejected, check, encode_many
 from llavaflow.models.templates import template
 from llavaflow.stages._check_record import Fault, Finding, Record, name_of, parse
@@ -29,6 +31,11 @@ BATCH = 256
 # Llama's vocabulary on English text; on the safe side for lengths
 CHARACTERS_PER_TOKEN = 3.5
 TEMPLATE_TOKENS = 50
+# the released rules of LLaVA-1.6 and LLaVA-NeXT, by the name that `--image-tokens` takes
+IMAGE_RULES = {
+    "anyres-336": ImageRule(aspect="anyres", pinpoints=PINPOINTS_336),
+    "anyres-384": ImageRule(aspect="anyres", size=384, pinpoints=PINPOINTS_384, crop=False),
+}
 # what two records may differ in and still be nearly the same; a table is many times faster than a pattern here
 _WORDLESS = str.maketrans(dict.fromkeys(f"{string.punctuation}\0", " "))
 
@@ -37,15 +44,15 @@ _WORDLESS = str.maketrans(dict.fromkeys(f"{string.punctuation}\0", " "))
 class Rules:
     """What the gate holds records against.
 
-    images        folder of the images; None leaves files alone
-    image_tokens  tokens that one image takes
+    images        where the images are; None leaves them alone
+    image_tokens  tokens that one image takes, or the rule by which they follow from its size (`anyres`)
     tokenizer     for exact lengths and labels; None estimates
     """
 
     template: str = "v1"
     max_length: int = 2048
-    image_tokens: int = 576
-    images: ImageFolder | None = None
+    image_tokens: int | ImageRule = 576
+    images: Images | None = None
     tokenizer: Any = None
     against: EvaluationSets | None = None
 
@@ -144,12 +151,12 @@ class Gate:
 
     def _probe(self, name: str) -> Probe:
         assert self.rules.images is not None
-        path = self.rules.images.find(name)
-        return probe(path.read_bytes()) if path else Probe(fault="missing-image")
+        data = self.rules.images.load(name)
+        return Probe(fault="missing-image") if data is None else probe(data)
 
     def _labels(self, records: list[Record]) -> dict[int, list[Finding]]:
         """Length and labels of every record; what the template or the tokenizer refuses."""
-        items = [Item(record.turns, [self.rules.image_tokens] * len(record.images)) for record in records]
+        items = [Item(record.turns, [self._tokens(name) for name in record.images]) for record in records]
         form = template(self.rules.template)
         results: Sequence[Encoded | Rejected | int]
         if self.rules.tokenizer is None:
@@ -160,10 +167,13 @@ class Gate:
                 items,
                 template=form,
                 tokenizer=tokenizer,
-                image_token_id=_image_token(tokenizer),
+                image_token_id=image_token(tokenizer),
                 max_length=self.rules.max_length,
             )
         return {record.number: self._judge(record, result) for record, result in zip(records, results, strict=True)}
+
+    def _tokens(self, image: str) -> int:
+        return tokens_of(self.rules.image_tokens, self.probes.get(image, Probe()))
 
     def _judge(self, record: Record, result: Encoded | Rejected | int) -> list[Finding]:
         if isinstance(result, Rejected):
@@ -177,12 +187,17 @@ class Gate:
         return []
 
 
+def tokens_of(rule: int | ImageRule, look: Probe) -> int:
+    """Tokens of one image; one that cannot be seen counts as a square of a tile's side."""
+    return rule if isinstance(rule, int) else count_tokens(rule, look.width or rule.size, look.height or rule.size)
+
+
 def _estimate(item: Item) -> int:
     characters = sum([len(text) for _, text in item.turns])
     return TEMPLATE_TOKENS + int(characters / CHARACTERS_PER_TOKEN) + 5 * len(item.turns) + sum(item.image_tokens)
 
 
-def _image_token(tokenizer: Any) -> int:
+def image_token(tokenizer: Any) -> int:
     """The id that stands for an image: the tokenizer's own, or one past its end for a dry run."""
     number = tokenizer.convert_tokens_to_ids("<image>")
     known = isinstance(number, int) and number != tokenizer.unk_token_id

@@ -1,4 +1,4 @@
-"""A repaired copy of a LLaVA JSON file: what can be mended without guessing is, with a record of every change.
+"""A repaired copy of a training set as LLaVA JSON: what can be mended without guessing is, every change recorded.
 
 The original is never touched. A record that still has an error after mending goes to the quarantine list, whole.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from llavaflow.datasets._images import ImageFolder
-from llavaflow.datasets.llava_json import raw_records
+from llavaflow.datasets._records import Records
 from llavaflow.models.templates import IMAGE
 from llavaflow.stages._check import Checked, Gate, Rules
 from llavaflow.stages._check_record import ROLES
@@ -21,15 +21,15 @@ from llavaflow.stages._check_record import ROLES
 Change = dict[str, Any]
 
 
-def write_fixed(file: Path, out: Path, rules: Rules) -> dict[str, int]:
+def write_fixed(records: Records, out: Path, rules: Rules) -> dict[str, int]:
     """Write OUT, OUT.changes.jsonl and OUT.quarantine.jsonl; how many records were kept, changed and set aside."""
-    mender = Mender(rules.images)
+    mender = Mender(rules.images if isinstance(rules.images, ImageFolder) else None)
     counts: Counter[str] = Counter(records=0, changes=0, quarantined=0)
     as_list = out.suffix == ".json"
     scratch = out.with_name(f".{out.name}.part")
     changes_file, bad_file = (out.with_name(f"{out.name}.{kind}.jsonl") for kind in ("changes", "quarantine"))
     with scratch.open("wb") as kept, changes_file.open("wb") as changes, bad_file.open("wb") as bad:
-        for checked in Gate(rules=rules).examine(mender.mended(raw_records(file))):
+        for checked in Gate(rules=rules).examine(mender.mended(records.rows())):
             if checked.errors or _is_copy(checked):
                 bad.write(orjson.dumps(_quarantined(checked)) + b"\n")
                 counts["quarantined"] += 1
@@ -57,7 +57,7 @@ def _quarantined(checked: Checked) -> dict[str, Any]:
 
 
 class Mender:
-    """Mends records one after another; `changes` says what was done to which."""
+    """Mends records one after another; `changes` says what was done to which. Paths are mended inside a folder."""
 
     def __init__(self, images: ImageFolder | None) -> None:
         self.images = images

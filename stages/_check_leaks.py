@@ -10,20 +10,27 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from llavaflow.datasets._images import SUFFIXES, ImageFolder
-from llavaflow.datasets._raw import Bad, rows
+from llavaflow.datasets._images import SUFFIXES
+from llavaflow.datasets._raw import rows
+from llavaflow.datasets._records import Images
 from llavaflow.infra.errors import InputError
 from llavaflow.models.templates import IMAGE
 from llavaflow.stages._check_record import Record
 
+_COCO = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
 _SPACE = re.compile(r"\s+")
 
 
 class EvaluationSets:
-    """Files of questions ({image, text or question}) and folders of images that training must not see."""
+    """Files of questions ({image, text or question}) and folders of images that training must not see.
 
-    def __init__(self, paths: Iterable[Path], images: ImageFolder | None) -> None:
+    Files are read in the forms in which benchmarks are published: JSON lines, a list, a mapping by id (GQA), or a
+    document with its list under `questions` or `data` (VQA, DocVQA). Raises InputError for one that gives nothing.
+    """
+
+    def __init__(self, paths: Iterable[Path], images: Images | None) -> None:
         self.images = images
         self.digests: set[str] = set()
         self.asked: set[tuple[str, str]] = set()
@@ -37,7 +44,7 @@ class EvaluationSets:
         for name in record.images:
             if self._shown(name):
                 yield "in-evaluation-set", f"image {name}"
-        stems = {PurePosixPath(name).stem for name in record.images}
+        stems = {_image_key(name) for name in record.images}
         for _, text in record.turns[::2]:
             question = _first_line(text)
             if any((stem, question) in self.asked for stem in stems):
@@ -47,27 +54,46 @@ class EvaluationSets:
 
     def _add(self, path: Path) -> None:
         if path.is_dir():
-            files = (entry for entry in path.rglob("*") if entry.suffix in SUFFIXES)
+            files = [entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES]
             self.digests.update(hashlib.sha256(entry.read_bytes()).hexdigest() for entry in files)
-            return
-        if not path.exists():
+        elif path.exists():
+            asked = {pair for row in rows(path) for pair in _asked(row)}
+            self.asked |= asked
+            self.questions |= {question for _, question in asked}
+        else:
             raise InputError(f"{path} does not exist. --against takes a file of questions or a folder of images.")
-        for row in rows(path):
-            if isinstance(row, Bad) or not isinstance(row, dict):
-                continue
-            question = _first_line(str(row.get("text") or row.get("question") or ""))
-            image = PurePosixPath(str(row.get("image") or row.get("image_id") or "")).stem
-            if question:
-                self.asked.add((image, question))
-                self.questions.add(question)
+        if not (files if path.is_dir() else asked):
+            raise InputError(
+                f"nothing to compare with in {path}: it has no {'image' if path.is_dir() else 'row with a question'}."
+            )
 
     def _shown(self, name: str) -> bool:
         if self.images is None or not self.digests:
             return False
         if name not in self._seen:
-            path = self.images.find(name)
-            self._seen[name] = bool(path) and hashlib.sha256(path.read_bytes()).hexdigest() in self.digests  # type: ignore[union-attr]
+            data = self.images.load(name)
+            self._seen[name] = data is not None and hashlib.sha256(data).hexdigest() in self.digests
         return self._seen[name]
+
+
+def _asked(row: Any) -> Iterator[tuple[str, str]]:
+    """(image name, question) of a row of a question file; the items of a mapping come as (key, value)."""
+    held = row[1] if isinstance(row, tuple) else row
+    if isinstance(held, list):
+        for item in held:
+            yield from _asked(item)
+    elif isinstance(held, dict):
+        question = _first_line(str(held.get("text") or held.get("question") or held.get("query") or ""))
+        names = (held.get(key) for key in ("image", "image_id", "imageId", "imgname"))
+        if question:
+            yield _image_key(str(next((name for name in names if name), ""))), question
+
+
+def _image_key(name: str) -> str:
+    """The name of an image as all its users write it: COCO's number without zeros, folder, split and suffix."""
+    stem = PurePosixPath(name).stem
+    match = _COCO.fullmatch(stem)
+    return match.group(1) if match else stem
 
 
 def _first_line(text: str) -> str:

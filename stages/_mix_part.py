@@ -22,6 +22,7 @@ import orjson
 from llavaflow.datasets._images import ImageFolder, Probe, probe, shard_name
 from llavaflow.datasets._index import NAME as INDEX
 from llavaflow.datasets._index import read_index
+from llavaflow.datasets._records import Images
 from llavaflow.datasets._sample import Sample, to_llava
 from llavaflow.datasets._shards import TABLE, ImageTable
 from llavaflow.datasets._source import Reading, source
@@ -54,17 +55,14 @@ class Pictures:
     ids     index ids of the input's images, by digest        origin  the input's name of a stored image
     """
 
-    source: ImageFolder | ImageTable
+    source: Images
     ids: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     seen: dict[str, tuple[Probe, str]] = field(default_factory=dict)
 
     def load(self, name: str) -> bytes | None:
         """The bytes of an image, or None when it is missing."""
-        if isinstance(self.source, ImageTable):
-            return self.source.open(name) if name in self.source else None
-        path = self.source.find(name)
-        return path.read_bytes() if path else None
+        return self.source.load(name)
 
     def stored(self, name: str) -> tuple[bytes, Probe, str]:
         """Bytes, size and digest of an image under the name that it is stored by."""
@@ -148,7 +146,7 @@ def pictures_of(given: Input) -> Pictures | None:
     table = given.root / TABLE
     if given.images is None and not table.exists():
         return None
-    images = ImageTable(given.root) if given.images is None else ImageFolder(given.images)
+    images: Images = ImageTable(given.root) if given.images is None else ImageFolder(given.images)
     return Pictures(source=images, ids=_image_ids(given.root))
 
 

@@ -6,6 +6,7 @@ was read is a parent of a record here or a row of the index with the reason why 
 
     data.jsonl, llava_mix.json   the records        images.parquet, shards/   their images
     index.parquet                lineage            README.md, croissant.json the card, for people and machines
+    malformed.jsonl              what was set aside as malformed (`tolerate`), by file and place; only if any was
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import orjson
 
 from llavaflow.datasets._index import IndexWriter
 from llavaflow.datasets._mixture import MIXTURES, Mixture, chosen
@@ -28,6 +31,8 @@ from llavaflow.stages._mix_card import write_cards
 from llavaflow.stages._mix_part import Input, Pictures, Spool, no_collection, pictures_of, spool
 from llavaflow.stages._mix_write import Picked, write_images, write_records
 from llavaflow.stages._stage import Stage
+
+MALFORMED = "malformed.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,7 @@ class Mix(Stage):
                 write_images(picked, shards, index)
             with no_collection():
                 write_records(picked, order, ctx.out, index)
+        _list_malformed(ctx.out / MALFORMED, picked)
         facts = self._facts(picked, len(shards))
         write_cards(ctx.out, facts, title=self._published().title, seed=self.seed, fingerprint=ctx.fingerprint)
         for part in picked:
@@ -139,6 +145,13 @@ class Mix(Stage):
             dropped.update(part["dropped"])
         totals = {name: sum(part[name] for part in parts) for name in ("samples", "with_image", "turns", "tokens")}
         return {**totals, "images": images, "dropped": dict(dropped), "components": parts}
+
+
+def _list_malformed(out: Path, picked: list[Picked]) -> None:
+    """What was set aside: component, file, place and reason of each; no file when there is nothing."""
+    rows = [{"component": part.spool.name, **bad} for part in picked for bad in part.spool.quarantine]
+    if rows:
+        out.write_bytes(b"".join(orjson.dumps({**row, "file": Path(row["file"]).name}) + b"\n" for row in rows))
 
 
 def _input(ctx: RunContext, component: Component, number: int) -> Input:

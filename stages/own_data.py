@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 import orjson
 
-from llavaflow.datasets._images import ImageFolder, shard_name
+from llavaflow.datasets._images import shard_name
 from llavaflow.datasets._index import IndexWriter
+from llavaflow.datasets._records import Records, open_records
 from llavaflow.datasets._shards import ShardWriter
-from llavaflow.datasets.llava_json import raw_records
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError
@@ -47,7 +47,9 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnData(Stage):
-    """A LLaVA JSON file (list, lines or parquet) and the folder its image paths start from.
+    """A LLaVA JSON file (list or lines) and the folder its image paths start from, or a set that carries its images.
+
+    Such a set is a parquet of LLaVA-NeXT or a folder of them, webdataset shards, or the folder of an artifact.
 
     template  marks of this format must not occur in the data
     tolerate  share of bad records that is left out; 0 refuses the file at the first
@@ -63,11 +65,12 @@ class OwnData(Stage):
     def run(self, ctx: RunContext) -> Artifact:
         """Check everything, then write records, images and index."""
         file = self._file()
-        gate, verdict = self._examine(ctx, file)
+        records = open_records(file, self.images)
+        gate, verdict = self._examine(ctx, records)
         self._refuse(ctx, file, verdict)
         with IndexWriter(ctx.out) as index, ShardWriter(ctx.out) as shards, (ctx.out / DATA).open("wb") as lines:
             writer = _Writer(ctx.fingerprint, gate, shards, index)
-            rows = enumerate(raw_records(file))
+            rows = enumerate(records.rows())
             for number, raw in ctx.track(rows, "records", total=verdict.records):
                 lines.write(writer.add(number, raw, verdict.bad.get(number)))
             facts = writer.facts()
@@ -79,32 +82,21 @@ class OwnData(Stage):
     def _file(self) -> Path:
         if self.file is None:
             raise InputError("no data: give a LLaVA JSON file with --set data.file=my.json (and data.images=FOLDER).")
-        if not self.file.is_file():
-            raise InputError(f"{self.file} is not a file. Give a LLaVA JSON list, JSON lines or parquet file.")
-        if self.images is not None and not self.images.is_dir():
-            raise InputError(f"{self.images} is not a folder. Give the folder that the image paths start from.")
         return self.file
 
-    def _examine(self, ctx: RunContext, file: Path) -> tuple[Gate, Verdict]:
+    def _examine(self, ctx: RunContext, records: Records) -> tuple[Gate, Verdict]:
         """Every record through the gate; what is wrong with which."""
-        gate = Gate(rules=Rules(template=self.template, images=ImageFolder(self.images) if self.images else None))
+        gate = Gate(rules=Rules(template=self.template, images=records.images))
         verdict = Verdict()
-        for row in ctx.track(gate.examine(raw_records(file)), "check"):
+        for row in ctx.track(gate.examine(records.rows()), "check"):
             verdict.records += 1
-            errors = [*row.errors, *self._needing_images(row)]
+            errors = row.errors if records.images else [*row.errors, *_needing_images(row)]
             verdict.errors += errors
             if errors:
                 verdict.bad[row.number] = errors[0].kind
         if not verdict.records:
-            raise InputError(f"{file} holds no records.")
+            raise InputError(f"{records.path} holds no records.")
         return gate, verdict
-
-    def _needing_images(self, row: Checked) -> list[Finding]:
-        """Without an image folder, a record with an image has a missing one."""
-        if self.images is not None or row.record is None or not row.record.images:
-            return []
-        detail = f"{row.record.images[0]}: no image folder is given"
-        return [Finding(row.number, row.record.id, "missing-image", detail)]
 
     def _refuse(self, ctx: RunContext, file: Path, verdict: Verdict) -> None:
         """Tell every bad record; raise InputError when they are more than the tolerated share."""
@@ -125,6 +117,14 @@ class OwnData(Stage):
             "Correct them (`pipeline data check --fix` writes a repaired copy), or leave them out with "
             "--set data.tolerate=SHARE."
         )
+
+
+def _needing_images(row: Checked) -> list[Finding]:
+    """Without an image folder, a record with an image has a missing one."""
+    if row.record is None or not row.record.images:
+        return []
+    detail = f"{row.record.images[0]}: no image folder is given"
+    return [Finding(row.number, row.record.id, "missing-image", detail)]
 
 
 def _component(facts: Mapping[str, Json], file: Path, count: int) -> dict[str, Json]:
@@ -179,13 +179,13 @@ class _Writer:
     def _store(self, image: str) -> str:
         """Put an image into the shards, under a name that is still free there (`x.jpg` and `x.png` are not both)."""
         folder, look = self.gate.rules.images, self.gate.probes[image]
-        path = folder.find(image) if folder else None
-        assert path is not None, "the gate has seen this image"
+        data = folder.load(image) if folder else None
+        assert data is not None, "the gate has seen this image"
         wanted = PurePosixPath(shard_name(image))
         tails = (f"-{number}" if number else "" for number in count())
         names = (f"{wanted.with_suffix('')}{tail}{wanted.suffix}" for tail in tails)
         stored = next(name for name in names if name not in self.shards)
-        placed = self.shards.add(stored, path.read_bytes(), {"image": image}, width=look.width, height=look.height)
+        placed = self.shards.add(stored, data, {"image": image}, width=look.width, height=look.height)
         self.index.add(f"image/{stored}", source="own-data", sha256=placed.sha256, file=placed.file, row=placed.row)
         self.names[image] = stored
         return stored

@@ -1,4 +1,4 @@
-"""`pipeline data check`: the gate before GPU time, on a LLaVA JSON file."""
+"""`pipeline data check`: the gate before GPU time, on training data in any form."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llavaflow.infra.errors import InputError
+from llavaflow.infra.errors import InputError, unknown
+from llavaflow.pipelines._cli._data_open import opened
 from llavaflow.pipelines._cli._data_read import refuse_existing, write_records
-from llavaflow.pipelines._cli._options import emit, json_option
+from llavaflow.pipelines._cli._options import emit, json_option, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from llavaflow.infra.artifact import Json
+    from llavaflow.infra.store import ArtifactStore
+    from llavaflow.models.images import ImageRule
     from llavaflow.stages._check import Gate
     from llavaflow.stages._check_record import Finding
 
 FILE = click.Path(path_type=Path)
+MAX_LENGTH = 2048
 EXAMPLES_PER_KIND = 5
 EXIT_WITH_ERRORS = 2
 
@@ -38,71 +42,87 @@ class Explained(click.Command):
 
 
 @click.command(cls=Explained)
-@click.argument("file", type=FILE)
-@click.option("--images", type=FILE, help="Folder that image paths start from; without it images are not looked at.")
+@click.argument("file")
+@click.option("--images", type=FILE, help="Folder that image paths start from; without it, only images inside FILE.")
 @click.option("--template", "template_name", default="v1", show_default=True, help="Conversation template.")
 @click.option("--tokenizer", metavar="DIR", help="Tokenizer folder or name: exact lengths and a labels dry run.")
-@click.option("--max-length", default=2048, show_default=True, help="Token limit of a sample, images included.")
-@click.option("--image-tokens", default=576, show_default=True, help="Tokens of one image.")
+@click.option("--max-length", default=MAX_LENGTH, show_default=True, help="Token limit of a sample, images included.")
+@click.option(
+    "--image-tokens",
+    default="576",
+    show_default=True,
+    metavar="N|RULE",
+    help="Tokens of one image, or anyres-336 (LLaVA-1.6), anyres-384 (SigLIP): by the size of each.",
+)
 @click.option("--against", type=FILE, multiple=True, help="Evaluation questions file or images folder; repeatable.")
 @click.option("--quarantine", type=FILE, metavar="OUT", help="Write every record with an error here.")
 @click.option("--fix", type=FILE, metavar="OUT", help="Write a repaired copy, with OUT.changes.jsonl beside it.")
 @click.option("--force", is_flag=True, help="Replace output files that exist.")
+@store_option
 @json_option
 def check(
-    file: Path,
+    file: str,
     images: Path | None,
     template_name: str,
     tokenizer: str | None,
     max_length: int,
-    image_tokens: int,
+    image_tokens: str,
     against: tuple[Path, ...],
     quarantine: Path | None,
     fix: Path | None,
     force: bool,
+    store: ArtifactStore,
     as_json: bool,
 ) -> int:
-    """Check the LLaVA JSON FILE (list, lines or parquet); exit 2 when a record has an error.
+    """Check the records of FILE; exit 2 when one has an error.
 
-    The file itself is never changed: --fix mends a copy, with a record of every change, and puts what it cannot mend
-    into OUT.quarantine.jsonl.
+    FILE is LLaVA JSON, a parquet or webdataset shards, or an artifact of training data, also by its name
+    (llava15-tiny/mix). It is never changed: --fix mends a copy, with a record of every change, and puts what it cannot
+    mend into OUT.quarantine.jsonl.
     """
-    from llavaflow.datasets._images import ImageFolder
-    from llavaflow.datasets.llava_json import raw_records
     from llavaflow.models.templates import template
     from llavaflow.stages._check import Gate, Rules, census
     from llavaflow.stages._check_leaks import EvaluationSets
 
-    if not file.is_file():
-        raise InputError(f"{file} is not a file. Give a LLaVA JSON list, JSON lines or parquet file.")
-    if images is not None and not images.is_dir():
-        raise InputError(f"{images} is not a folder. Give the folder that the image paths start from.")
     template(template_name)
+    rule = image_rule(image_tokens)
+    records = opened(file, images, store)
     for out in (quarantine, fix):
         if out is not None:
             refuse_existing(out, force)
-    folder = ImageFolder(images) if images else None
     gate = Gate(
         rules=Rules(
             template=template_name,
             max_length=max_length,
-            image_tokens=image_tokens,
-            images=folder,
-            tokenizer=_tokenizer(tokenizer),
-            against=EvaluationSets(against, folder) if against else None,
+            image_tokens=rule,
+            images=records.images,
+            tokenizer=load_tokenizer(tokenizer),
+            against=EvaluationSets(against, records.images) if against else None,
         )
     )
-    document = _document(gate, raw_records(file), quarantine)
+    document = {"form": records.form, **_document(gate, records.rows(), quarantine)}
     document["lengths"] = {"exact": tokenizer is not None, **census(gate.lengths)}
     if fix is not None:
         from llavaflow.stages._check_fix import write_fixed
 
-        document["fixed"] = write_fixed(file, fix, gate.rules)
+        document["fixed"] = write_fixed(records, fix, gate.rules)
     emit(document, as_json, lambda console: _render(console, document))
     return EXIT_WITH_ERRORS if document["errors"] else 0
 
 
-def _tokenizer(name: str | None) -> Any:
+def image_rule(text: str) -> int | ImageRule:
+    """A number of tokens, or the rule of a name. Raises InputError for anything else."""
+    from llavaflow.stages._check import IMAGE_RULES
+
+    if text.isdigit():
+        return int(text)
+    if text not in IMAGE_RULES:
+        raise unknown("image rule", text, IMAGE_RULES, "stages/_check.py; a plain number will do too")
+    return IMAGE_RULES[text]
+
+
+def load_tokenizer(name: str | None) -> Any:
+    """The tokenizer of a folder or hub name. Raises InputError when there is none."""
     if name is None:
         return None
     from transformers import AutoTokenizer

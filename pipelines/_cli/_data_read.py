@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from llavaflow.infra.artifact import Json
 
 FILE = click.Path(path_type=Path)
+MALFORMED_SHOWN = 10
 
 
 @click.command()
@@ -34,8 +34,14 @@ FILE = click.Path(path_type=Path)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--drop-missing", is_flag=True, help="Leave out records whose image is not there.")
 @click.option("--seed", default=0, show_default=True, help="For the draws that a source's rule makes.")
-@click.option("--tolerate", default=0.0, metavar="SHARE", help="Share of malformed records to set aside, not stop at.")
-@click.option("--quarantine", type=FILE, metavar="OUT", help="Write the malformed records here: file, place, reason.")
+@click.option(
+    "--tolerate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    metavar="SHARE",
+    help="Share of malformed records (0 to 1) to set aside; 0 stops at the first.",
+)
+@click.option("--quarantine", type=FILE, metavar="OUT", help="Write every malformed record here: file, place, reason.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the source.")
 @json_option
 def read(
@@ -61,14 +67,18 @@ def read(
 
     found = source(source_name)
     reading = Reading(seed=seed, tolerate=tolerate, options=_named(options, found.options, source_name))
-    refuse_existing(out, force)
+    for path_out in filter(None, (out, quarantine)):
+        refuse_existing(path_out, force)
     root = images or (path if path.is_dir() else path.parent)
     if images is not None and not images.is_dir():
         raise InputError(f"{images} is not a folder. Give the folder that holds the images of {source_name}.")
     tally = Tally(folder=ImageFolder(root), drop_missing=drop_missing)
-    write_records(out, tally.kept(found.read(path, reading)))
-    if quarantine is not None:
-        quarantine.write_text("".join(json.dumps(bad) + "\n" for bad in reading.quarantine), "utf-8")
+    try:
+        write_records(out, tally.kept(found.read(path, reading)))
+    finally:
+        # when too many are malformed, the list is what is needed most
+        if quarantine is not None and reading.quarantine:
+            write_records(quarantine, reading.quarantine)
     document = tally.document(source_name, reading)
     emit(document, as_json, lambda console: _render(console, document, out, found.mendings() | found.reasons()))
 
@@ -85,9 +95,9 @@ def _named(options: tuple[str, ...], known: Mapping[str, str], source_name: str)
 def refuse_existing(out: Path, force: bool) -> None:
     """Nothing is overwritten unless it is asked for."""
     if out.exists() and not force:
-        raise InputError(f"{out} exists and is not overwritten. Choose another --out, or add --force.")
+        raise InputError(f"{out} exists and is not overwritten. Choose another name, or add --force.")
     if not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} does not exist. Create it, or choose another --out.")
+        raise InputError(f"the folder {out.parent} does not exist. Create it, or choose another place.")
 
 
 def write_records(out: Path, records: Iterable[object]) -> None:
@@ -150,7 +160,7 @@ class Tally:
             "dropped": dict(self.dropped),
             "records": reading.records,
             "repairs": {name: count for name, count in reading.repairs.items() if count},
-            "malformed": reading.quarantine[:10],
+            "malformed": reading.quarantine[:MALFORMED_SHOWN],
         }
 
 
@@ -163,4 +173,6 @@ def _render(console: Console, document: dict[str, Json], out: Path, meaning: dic
     for title in ("dropped", "repairs"):
         for name, count in sorted(document[title].items()):
             console.print(f"{title}: {count:,} {name} ({meaning.get(name, 'the image of a record is not there')})")
+    for bad in document["malformed"]:
+        console.print(f"  {bad['file']}, {bad['where']}: {bad['reason']}", markup=False)
     console.print(f"written: {out}")

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from llavaflow.datasets._index import IndexWriter
+from llavaflow.datasets._shards import ShardWriter
+from llavaflow.infra.artifact import Artifact, Kind
+from llavaflow.infra.context import RunContext, folder_context
+from llavaflow.pipelines._cli._data_page import as_text
+from llavaflow.pipelines._cli._picture import as_blocks
 from llavaflow.pipelines._cli.main import main
+from llavaflow.stages._fetch import Fetched
+from llavaflow.stages._fetch_ledger import ledger_row, ledger_writer
+from llavaflow.stages._stage import Stage
+from llavaflow.stages.own_data import OwnData
 
 
 def pipeline(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, Any, str]:
@@ -99,8 +112,12 @@ def test_malformed_records_stop_the_read_or_are_set_aside(tmp_path: Path, capsys
     assert code == 0 and told["samples"] == 2 and told["dropped"] == {"malformed-record": 2}
     bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [row["where"] for row in bad] == ["line 2", "line 3"]
-    code, _, err = pipeline(capsys, *args, "--force", "--tolerate", "0.3")
+    again = ("--force", "--tolerate", "0.3", "--quarantine", tmp_path / "bad.jsonl")
+    (tmp_path / "bad.jsonl").write_text("old")
+    code, _, err = pipeline(capsys, *args, *again)
     assert code == 2 and "tolerated share" in err
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 2, "the list is written when the read is refused"
+    assert pipeline(capsys, *args, "--tolerate", "1.5")[0] == 2
 
 
 def rows_with_faults() -> list[dict[str, Any]]:
@@ -210,10 +227,123 @@ def test_show_marks_what_is_learned(
     code, told, _ = pipeline(capsys, "data", "show", file, "-n", 1, "--images", images, "--json")
     assert code == 0
     assert [piece["text"] for piece in told[0]["text"] if piece["learned"]] == [" Red.</s>"]
+    assert told[0]["images_found"] == [True]
     page = tmp_path / "page.html"
     assert pipeline(capsys, "data", "show", file, "-n", 8, "--images", images, "--html", page)[0] == 0
     text = page.read_text()
     assert "<b> Red.&lt;/s&gt;</b>" in text and "data:image/jpeg;base64," in text and "empty-answer" in text
+
+
+def test_show_with_a_tokenizer_colours_the_tokens_that_have_labels(
+    faulty: tuple[Path, Path], toy_foundation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("data", "show", faulty[0], "-n", 2, "--images", faulty[1], "--tokenizer", toy_foundation / "language")
+    code, told, _ = pipeline(capsys, *args, "--image-tokens", 9, "--json")
+    first = told[0]
+    assert code == 0 and "<image x 9>" in first["text"][0]["text"]
+    assert [piece["text"].strip() for piece in first["text"] if piece["learned"]] == ["Red.</s>"]
+    assert 0 < first["learned_tokens"] < first["tokens"] - 9
+    plain = pipeline(capsys, *args[:-2], "--json")[1]
+    assert "".join(piece["text"] for piece in plain[1]["text"]) == "".join(piece["text"] for piece in told[1]["text"])
+    code, told, _ = pipeline(capsys, *args, "--image-tokens", 9, "--max-length", 12, "--json")
+    assert told[0]["fault"].startswith("too-long-first-turn")
+
+
+def test_pictures_are_drawn_in_characters() -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (72, 40), (255, 0, 0)).save(data, "PNG")
+    drawn = as_blocks(data.getvalue())
+    assert drawn.plain.splitlines() == ["▀" * 36] * 10
+    assert {str(span.style) for span in drawn.spans} == {"rgb(255,0,0) on rgb(255,0,0)"}
+    assert "does not decode" in as_blocks(b"nothing").plain
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=120)
+    shown = {"record": 0, "id": "a", "images": ["a.png"], "images_found": [True], "pictures": [data.getvalue()]}
+    as_text(console, [{**shown, "fault": None, "text": [{"text": "Beside it.", "learned": True}]}], None)
+    first_row = next(line for line in console.file.getvalue().splitlines() if "▀" in line)  # type: ignore[attr-defined]
+    assert "Beside it." in first_row
+
+
+@pytest.mark.parametrize("name", ["mixture", "pairs"])
+def test_artifacts_are_checked_and_shown_by_path_and_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    path = {"mixture": _mixture, "pairs": _pairs}[name](store)
+    kind = path.parent.name
+    for ref in (str(path), f"{kind}:{path.name[:6]}"):
+        code, told, _ = pipeline(capsys, "data", "check", ref, "--store", store, "--json")
+        assert code == 0 and told["samples"] == 1 and told["errors"] == {}, "its own images are found"
+        code, told, _ = pipeline(capsys, "data", "show", ref, "--store", store, "--json")
+        assert code == 0 and told[0]["images_found"] == [True] and told[0]["text"][1]["learned"]
+    (path / "shards/00000.tar").write_bytes(b"")
+    code, told, _ = pipeline(capsys, "data", "check", path, "--json")
+    assert code == 2 and told["errors"] == {"broken-image": 1}
+
+
+def _run(stage: Any, store: Path) -> Path:
+    ctx = folder_context(store, stage)
+    return ctx.store.local_path(stage.run(ctx))
+
+
+def _mixture(store: Path) -> Path:
+    folder = store.parent
+    Image.new("RGB", (40, 30), "red").save(folder / "red.jpg")
+    (folder / "my.json").write_text(json.dumps(rows_with_faults()[:1]))
+    return _run(OwnData(file=folder / "my.json", images=folder), store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloaded(Stage):
+    """Two URLs, of which one gave a picture."""
+
+    kind: ClassVar[Kind] = "shards"
+
+    def run(self, ctx: RunContext) -> Artifact:
+        data = io.BytesIO()
+        Image.new("RGB", (40, 30), "red").save(data, "JPEG")
+        with ShardWriter(ctx.out) as shards, ledger_writer(ctx.out) as ledger, IndexWriter(ctx.out):
+            placed = shards.add("ab/a.jpg", data.getvalue(), {}, width=40, height=30)
+            good = Fetched(id="a", reason=None, width=40, height=30)
+            ledger.add(ledger_row("http://x/1", "a red picture", good, placed.image, placed.sha256))
+            ledger.add(ledger_row("http://x/2", "gone", Fetched(id="b", reason="http-404"), None, None))
+        return ctx.finish({"samples": 1})
+
+
+def _pairs(store: Path) -> Path:
+    return _run(Downloaded(), store)
+
+
+def test_lengths_follow_the_size_of_each_image_where_tiles_do(
+    faulty: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps(rows_with_faults()[:1]))
+    args = ("data", "check", file, "--images", faulty[1], "--json", "--image-tokens")
+    plain = pipeline(capsys, *args, "0")[1]["lengths"]["max"]
+    # 40 x 30 goes into one tile's width: a map of 24 x 18, and a newline behind each of its rows
+    assert pipeline(capsys, *args, "anyres-336")[1]["lengths"]["max"] == plain + 576 + 18 * 25
+    code, _, err = pipeline(capsys, *args, "anyres-33")
+    assert code == 2 and "Did you mean anyres-336" in err
+
+
+def test_leaks_are_found_in_every_published_form_of_questions(
+    faulty: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = [{"from": "human", "value": "<image>\nWhat sport?\nOne word."}, {"from": "gpt", "value": "Ski"}]
+    file = tmp_path / "one.jsonl"
+    file.write_text(json.dumps({"id": "a", "image": "coco/train2017/000000000007.jpg", "conversations": talk}) + "\n")
+    forms = {
+        "vqa.json": {"info": {}, "questions": [{"question_id": 1, "image_id": 7, "question": "What  sport?"}]},
+        "gqa.json": {"1": {"imageId": "7", "question": "What sport?"}},
+        "pope.jsonl": {"question_id": 1, "image": "COCO_val2014_000000000007.jpg", "text": "What sport?"},
+    }
+    for name, document in forms.items():
+        (tmp_path / name).write_text(json.dumps(document) + "\n")
+        code, told, _ = pipeline(capsys, "data", "check", file, "--against", tmp_path / name, "--json")
+        assert code == 2 and told["errors"] == {"in-evaluation-set": 1}, name
+    (tmp_path / "none.json").write_text('{"answers": [1, 2]}')
+    code, _, err = pipeline(capsys, "data", "check", file, "--against", tmp_path / "none.json")
+    assert code == 2 and "nothing to compare with" in err
 
 
 def test_help_lists_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:

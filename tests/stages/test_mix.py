@@ -171,6 +171,18 @@ def test_wrong_components_are_refused_before_reading(bench: Any, tmp_path: Path)
         bench.run(Mix(components=(replace(part, options=("x=1",)),)))
 
 
+def test_malformed_records_are_set_aside_and_listed(bench: Any, tmp_path: Path) -> None:
+    rows = [{"id": str(number), "conversations": _talk(f"Question {number}?", "Yes.")} for number in range(4)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "4", \n')
+    part = Component(name="own", source="llava-json", data=tmp_path / "x.jsonl")
+    with pytest.raises(InputError, match=r"x\.jsonl, line 5: not JSON"):
+        bench.run(Mix(components=(part,)))
+    artifact = bench.run(Mix(components=(part,), tolerate=0.2))
+    assert artifact.facts["samples"] == 4 and artifact.facts["dropped"] == {"malformed-record": 1}
+    (bad,) = [json.loads(line) for line in (bench.path(artifact) / "malformed.jsonl").read_text().splitlines()]
+    assert (bad["component"], bad["file"], bad["where"]) == ("own", "x.jsonl", "line 5") and "not JSON" in bad["reason"]
+
+
 def test_two_different_images_under_one_name_are_refused(bench: Any, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -1,0 +1,176 @@
+"""Training data in every form in which it lies: rows of LLaVA JSON, and the images that they name.
+
+    x.json, x.jsonl, x.parquet     LLaVA JSON; a parquet in the form of LLaVA-NeXT carries its images
+    a folder with data.jsonl       an artifact: a mixture, captions, instructions, own data
+    a folder with ledger.parquet   an artifact of image-text pairs: a download, a filter
+    a folder of *.tar, one .tar    webdataset shards, with conversations or a caption beside each image
+    a folder of *.parquet          the shards of a NeXT-like set, in the order of their names
+
+A pair is shown as the record that stage 1 makes of it: `<image>`, and the text as its answer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llavaflow.datasets._images import ImageFolder
+from llavaflow.datasets._index import NAME as INDEX
+from llavaflow.datasets._raw import rows
+from llavaflow.datasets._sample import IMAGE_TOKEN
+from llavaflow.datasets._shards import FOLDER, TABLE, ImageTable, read_shards
+from llavaflow.datasets._table import leaf_columns, read_rows
+from llavaflow.infra.errors import InputError
+
+DATA, LEDGER = "data.jsonl", "ledger.parquet"
+# what lies beside the data of an artifact
+_OURS = (INDEX, TABLE)
+# more than any reader of rows holds before it looks at their images
+_KEPT = 1024
+
+
+class Images(Protocol):
+    """Image bytes by the name that a record uses."""
+
+    def load(self, name: str) -> bytes | None:
+        """The bytes of an image, or None when it is not there."""
+
+
+class PassingImages:
+    """The images of rows that carry their own: the last ones stay, so that a row can be looked at when it was read."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    def put(self, name: str, data: bytes) -> None:
+        self._kept[name] = data
+        self._kept.move_to_end(name)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
+    def load(self, name: str) -> bytes | None:
+        return self._kept.get(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """An opened set. `rows()` starts a pass from the first row; a row that cannot be parsed comes as `Bad`.
+
+    images  None when the set has none of its own and no folder was given
+    """
+
+    path: Path
+    form: str
+    rows: Callable[[], Iterator[Any]]
+    images: Images | None
+
+
+def open_records(path: Path, folder: Path | None = None) -> Records:
+    """The set at a path; `folder` is where its image paths start from. Raises InputError when there is none."""
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder} is not a folder. Give the folder that the image paths start from.")
+    given = ImageFolder(folder) if folder else None
+    if path.is_file():
+        return _opened_file(path, given)
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist. {_FORMS}")
+    table = ImageTable(path) if (path / TABLE).exists() else None
+    if (path / DATA).exists():
+        return Records(path=path, form="artifact", rows=lambda: rows(path / DATA), images=given or table)
+    if (path / LEDGER).exists():
+        return Records(path=path, form="pairs", rows=lambda: _pairs(path / LEDGER), images=given or table)
+    if any(path.glob("*.tar")) or any(path.glob(f"{FOLDER}/*.tar")):
+        return _shards(path, given)
+    found = {*path.glob("*.parquet"), *path.glob("data/*.parquet")}
+    tables = sorted(file for file in found if file.name not in _OURS)
+    if tables:
+        return _tables(path, tables, given)
+    there = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing"
+    raise InputError(f"no training data in {path} (there is: {there}). {_FORMS}")
+
+
+_FORMS = (
+    "Give a LLaVA JSON list, JSON lines or parquet file, a folder of *.tar or *.parquet shards, or an artifact of "
+    "image-text pairs or conversations."
+)
+
+
+def _opened_file(path: Path, given: ImageFolder | None) -> Records:
+    if path.suffix == ".tar":
+        return _shards(path, given)
+    if path.suffix == ".parquet":
+        return _tables(path, [path], given)
+    return Records(path=path, form="json", rows=lambda: rows(path), images=given)
+
+
+def _pairs(ledger: Path) -> Iterator[dict[str, Any]]:
+    """The pairs of an artifact as records, in the order of its ledger."""
+    for row in read_rows(ledger, ["id", "image", "caption", "status"]):
+        if row["status"] == "ok":
+            yield _pair(row["id"], row["image"], row["caption"])
+
+
+def _pair(id: str, image: str, caption: Any) -> dict[str, Any]:
+    talk = [{"from": "human", "value": IMAGE_TOKEN}, {"from": "gpt", "value": caption or ""}]
+    return {"id": id, "image": image, "conversations": talk}
+
+
+def _shards(path: Path, given: ImageFolder | None) -> Records:
+    passing = PassingImages()
+
+    def passed() -> Iterator[Any]:
+        for sample in read_shards(path):
+            record = {"id": sample.key, "image": f"{sample.key}.{sample.extension}", **sample.meta}
+            passing.put(str(record["image"]), sample.image)
+            if "conversations" not in record:
+                said = (record[key] for key in ("caption", "text", "TEXT") if isinstance(record.get(key), str))
+                record = _pair(str(record["id"]), str(record["image"]), sample.text or next(said, ""))
+            yield record
+
+    return Records(path=path, form="shards", rows=passed, images=given or passing)
+
+
+def _tables(path: Path, files: list[Path], given: ImageFolder | None) -> Records:
+    passing = PassingImages()
+
+    def passed() -> Iterator[Any]:
+        for file in files:
+            yield from next_rows(file, passing.put)
+
+    return Records(path=path, form="parquet", rows=passed, images=given or passing)
+
+
+def next_rows(file: Path, put: Callable[[str, bytes], None] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet of LLaVA-NeXT, with the names of their images; `put` gets the bytes, else none are read.
+
+    Its image column holds {bytes, path}, or a list of them; a picture without a path is named after its record.
+    """
+    columns = None if put else _without_bytes(file)
+    for row in read_rows(file, columns, batch=64 if put else 512):
+        held = row.pop("image", None)
+        pictures = held if isinstance(held, list) else [held] if held else []
+        names = []
+        for number, picture in enumerate(pictures):
+            name = _name(picture) or f"{row.get('id')}{f'_{number}' if number else ''}.jpg"
+            names.append(name)
+            if put and isinstance(picture, Mapping) and isinstance(picture.get("bytes"), bytes):
+                put(name, picture["bytes"])
+        if names:
+            row["image"] = names if isinstance(held, list) else names[0]
+        yield row
+
+
+def _name(picture: Any) -> str:
+    return str((picture.get("path") or "") if isinstance(picture, Mapping) else picture)
+
+
+def _without_bytes(file: Path) -> list[str] | None:
+    """The columns of a table but for the bytes of its pictures, where their paths can stand for them."""
+    columns = leaf_columns(file)
+    pictures = [name for name in columns if name.startswith("image.")]
+    if not any(name.endswith(".path") for name in pictures):
+        return None
+    return [name for name in columns if name not in pictures or name.endswith(".path")]
