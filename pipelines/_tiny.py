@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llavaflow.pipelines._recipe import Recipe
+from llavaflow.stages._judging import Judging
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages.caption import Caption
 from llavaflow.stages.download import Download
@@ -79,6 +80,9 @@ def tiny_recipe(name: str, title: str, scale: Scale) -> Recipe:
     evaluate = Evaluate(
         model=finetune,
         questions=world,
+        # by rule, on loopback, under its own name: no run of this recipe asks a paid service
+        review=Judging(),
+        max_open_tokens=96,
         min_margin=scale.min_margin,
         min_colour_margin=scale.min_colour_margin,
     )

@@ -15,6 +15,7 @@ world = World(
     sharegpt_chats=40,
     urls=120,
     exam_questions=12,
+    open_images=4,
 )
 foundation = Foundation(
     world=world,

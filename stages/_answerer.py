@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ GREY = (127, 127, 127)
 
 
 def make_answerer(
-    *, checkpoint: str, template: str, max_new_tokens: int, images: str, threads: int
-) -> Callable[[list[dict[str, object]]], list[str]]:
+    *, checkpoint: str, template: str, images: str, threads: int
+) -> Callable[[list[dict[str, Any]]], list[str]]:
     """A function from a batch of questions to their greedy answers."""
     import torch
 
@@ -23,7 +24,15 @@ def make_answerer(
     llava = load(checkpoint, precision="bf16" if device == "cuda" else "float32")
     llava.model.to(device)
 
-    def answer(batch: list[dict[str, object]]) -> list[str]:
+    def answer(batch: list[dict[str, Any]]) -> list[str]:
+        # what an answer may be long never depends on its neighbours, so neither does the answer
+        return [
+            reply
+            for limit, rows in groupby(batch, key=lambda row: int(row["max_new_tokens"]))
+            for reply in answers(llava, questions_of(rows), template_name=template, max_new_tokens=limit)
+        ]
+
+    def questions_of(batch: Iterable[dict[str, Any]]) -> list[Question]:
         asked = []
         for row in batch:
             if row["shown"] is None:
@@ -32,7 +41,7 @@ def make_answerer(
             image = open_image(Path(images) / str(row["shown"]), str(row["variant"]))
             ids = prompt_ids(llava, template, [("human", f"<image>\n{row['text']}")], [image.size])
             asked.append(Question(ids, pixels(llava, image), image.size))
-        return answers(llava, asked, template_name=template, max_new_tokens=max_new_tokens)
+        return asked
 
     return answer
 

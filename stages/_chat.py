@@ -7,6 +7,7 @@ quota) stops the run with a message. Nothing is asked that the ledger has an ans
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from llavaflow.infra.errors import StageFailed
+from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.stages._ledger import Reply, Request, RequestLedger
 
 TIMEOUT_S = 300.0
@@ -40,12 +42,31 @@ class Endpoint:
         return OpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=TIMEOUT_S)
 
 
-class Chat:
-    """A chat service with a ledger."""
+def service_of_environment(model: str, local: str) -> tuple[Endpoint, str]:
+    """The service that OPENAI_BASE_URL and OPENAI_API_KEY name, and what to call it. `local` needs neither.
 
-    def __init__(self, endpoint: Endpoint, ledger: RequestLedger) -> None:
+    Raises InputError when neither is set.
+    """
+    base_url, key = os.environ.get("OPENAI_BASE_URL") or None, os.environ.get("OPENAI_API_KEY")
+    if base_url is None and not key:
+        raise InputError(
+            f"no service to ask for {model}: OPENAI_BASE_URL and OPENAI_API_KEY are not set. Set the key, or the "
+            f"address of another OpenAI-compatible service, or take {local}, which runs here and answers by rule."
+        )
+    host = urlsplit(base_url).hostname if base_url else "api.openai.com"
+    return Endpoint(base_url=base_url, api_key=key or NO_KEY), f"{model} at {host}"
+
+
+class Chat:
+    """A chat service with a ledger.
+
+    skip_failing: a request that the service keeps breaking on (status 5xx) is left open instead of ending the run.
+    """
+
+    def __init__(self, endpoint: Endpoint, ledger: RequestLedger, *, skip_failing: bool = False) -> None:
         self.client = endpoint.client()
         self.ledger = ledger
+        self.skip_failing = skip_failing
         self._stop = threading.Event()
         self._resume_at = 0.0
 
@@ -85,6 +106,9 @@ class Chat:
                 except openai.APIError as error:
                     if not self._may_retry(request, error, attempt):
                         return
+                    last = error
+            if self.skip_failing and isinstance(last, openai.InternalServerError):
+                return
             raise StageFailed(
                 f"gave up after {MAX_ATTEMPTS} attempts on one request; what was answered is kept. Run again later."
             )

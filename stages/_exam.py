@@ -25,7 +25,10 @@ FLUSH_EVERY = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """One question in one variant; `shown` is the picture that the model gets, None for none."""
+    """One question in one variant; `shown` is the picture that the model gets, None for none.
+
+    max_new_tokens: how long the answer may be.
+    """
 
     benchmark: str
     variant: Variant
@@ -35,6 +38,7 @@ class Asked:
     image: str
     category: str
     shown: str | None
+    max_new_tokens: int
 
     @property
     def key(self) -> str:
@@ -42,7 +46,7 @@ class Asked:
         return f"{self.benchmark}/{self.variant}/{self.row}"
 
 
-def questions(root: Path, benchmark: str, variants: Sequence[Variant], seed: int) -> list[Asked]:
+def questions(root: Path, benchmark: str, variants: Sequence[Variant], seed: int, max_new_tokens: int) -> list[Asked]:
     """The questions of a benchmark in every variant; one without a picture is the same in all of them.
 
     Raises StageFailed when the questions artifact has none.
@@ -63,6 +67,7 @@ def questions(root: Path, benchmark: str, variants: Sequence[Variant], seed: int
             image=_image(row),
             category=str(row.get("category", "")),
             shown=(other[_image(row)] if variant == "shuffled" else _image(row)) if _image(row) else None,
+            max_new_tokens=max_new_tokens,
         )
         for variant in variants
         for number, row in enumerate(records)

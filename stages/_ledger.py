@@ -45,13 +45,14 @@ class Price:
 
 @dataclass(frozen=True)
 class Request:
-    """The body of one chat completion."""
+    """The body of one chat completion; `draw` tells apart several askings of the same body, all of them wanted."""
 
     body: Mapping[str, Json]
+    draw: str = ""
 
     @cached_property
     def id(self) -> str:
-        return digest(dict(self.body))
+        return digest([dict(self.body), self.draw] if self.draw else dict(self.body))
 
     @cached_property
     def most_tokens(self) -> tuple[int, int]:

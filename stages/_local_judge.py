@@ -7,14 +7,12 @@ is no substitute for a language model: it makes the tiny recipe's review run for
 
 from __future__ import annotations
 
-import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any
+
+from llavaflow.stages._teacher import RuleTeacher
 
 NAME = "llavaflow-local-judge"
+TITLE = "local judge on loopback (by rule: how many words of an answer the context has; not a language model)"
 ANSWER = re.compile(r"\[Assistant (\d)\]\n(.*?)\n\n\[End of Assistant \1\]", re.DOTALL)
 CONTEXT = re.compile(r"\[Context\]\n(.*?)\n\n\[Question\]\n(.*?)\n\n\[Assistant 1\]", re.DOTALL)
 WORD = re.compile(r"[a-z]+|\d+(?:\.\d+)?")
@@ -49,48 +47,10 @@ def _overlap(known: frozenset[str], answer: str) -> float:
     return len(said & known) / len(said) if said else 0.0
 
 
-class LocalJudge:
-    """The server, for a `with` block; `url` is what an OpenAI client takes as base URL."""
+class LocalJudge(RuleTeacher):
+    """The server, for a `with` block; `base_url` is what an OpenAI client takes."""
 
-    def __enter__(self) -> LocalJudge:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name=NAME)
-        self._thread.start()
-        return self
+    thread_name = NAME
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["messages"][-1]["content"]
-        self._send({**_completion(judge_by_rule(prompt), len(prompt.split()))})
-
-    def _send(self, document: dict[str, Any]) -> None:
-        data = json.dumps(document).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Requests are in the caller's ledger."""
-
-
-def _completion(text: str, prompt_words: int) -> dict[str, Any]:
-    words = len(text.split())
-    usage = {"prompt_tokens": prompt_words, "completion_tokens": words, "total_tokens": prompt_words + words}
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return {
-        "id": "local", "object": "chat.completion", "created": 0, "model": NAME, "choices": [choice], "usage": usage,
-    }  # fmt: skip
+    def __init__(self) -> None:
+        super().__init__(lambda _, prompt: judge_by_rule(prompt))

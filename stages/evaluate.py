@@ -1,10 +1,12 @@
 """Evaluate: greedy answers of a checkpoint on held-out questions, scored by the rules of the published benchmarks.
 
 Every question is also asked with the picture blanked and with another question's picture, and the best constant
-answer is worked out per type: what the model gains over these three is what it learned to see.
+answer is worked out per type: what the model gains over these three is what it learned to see. Open questions are
+asked once and reviewed by a judge; they are scored apart.
 
-    scores.json            every result with its rule, by benchmark and variant
+    scores.json            every result with its rule, by benchmark and variant, and who judged
     answers/<bench>.jsonl  LLaVA's answer lines, each with its mark (`.blank`, `.shuffled` beside it)
+    reviews/               what the judge wrote, as LLaVA's review files
     report.html, report.md, pictures/
 """
 
@@ -17,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from llavaflow.datasets._index import IndexWriter, read_index, sha256_bytes
 from llavaflow.datasets.benchmarks._benchmark import (
     Answer,
     Benchmark,
     BoxFrame,
+    Item,
     Options,
+    Pair,
     Result,
     load_benchmark,
 )
@@ -30,10 +33,11 @@ from llavaflow.datasets.benchmarks._join import join
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import StageFailed
-from llavaflow.infra.fingerprint import digest
 from llavaflow.infra.ray import map_batches
+from llavaflow.stages._answer_files import Results, write_answers
 from llavaflow.stages._answerer import make_answerer
 from llavaflow.stages._exam import IMAGES, QUESTIONS, Asked, Ledger, Variant, as_row, questions
+from llavaflow.stages._judging import Judging, judged_fact, judged_rule, open_reviewer, write_reviewed
 from llavaflow.stages._prior import best_constant
 from llavaflow.stages._report_page import write_report
 from llavaflow.stages._stage import Stage
@@ -41,7 +45,6 @@ from llavaflow.stages._stage import Stage
 # what a benchmark's questions are called where the world asks them
 TYPES = {"pope": "existence", "gqa": "colour", "vqav2": "count", "textvqa": "text", "refcoco": "grounding"}
 BATCH = 64
-Results = dict[str, dict[Variant, Result]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +52,11 @@ class Evaluate(Stage):
     """Which checkpoint answers which questions, and how they are put.
 
     folder: where in the model's artifact the checkpoint lies. box_frame: what the model's boxes refer to.
+    review: open benchmarks and their judge; max_open_tokens: how long their answers may be.
     min_margin, min_colour_margin: gates, in points of gain over blanked pictures.
     """
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     kind: ClassVar[Kind] = "scores"
 
     model: Stage
@@ -62,6 +66,8 @@ class Evaluate(Stage):
     variants: tuple[Variant, ...] = ("images", "blank", "shuffled")
     template: str = "v1"
     max_new_tokens: int = 48
+    review: Judging | None = None
+    max_open_tokens: int = 1024
     box_frame: BoxFrame = "padded"
     seed: int = 0
     min_margin: float | None = None
@@ -69,21 +75,30 @@ class Evaluate(Stage):
 
     def run(self, ctx: RunContext) -> Artifact:
         world = ctx.path(self.questions)
-        asked = [question for name in self.benchmarks for question in questions(world, name, self.variants, self.seed)]
+        asked = list(self._questions(world))
         answers = self._answer(ctx, world, asked)
         results = {name: self._score(world, name, asked, answers) for name in self.benchmarks}
         types = {TYPES.get(name, name): self._type(load_benchmark(name), found) for name, found in results.items()}
-        facts = _facts(types, results)
         shutil.rmtree(ctx.out, ignore_errors=True)
         ctx.out.mkdir(parents=True)
-        self._write_answers(ctx, world, asked, results)
-        _write_scores(ctx.out, results, types)
+        judged, told = self._judge(ctx, world, asked, answers)
+        facts = _facts(types, results, judged, told)
+        model = ctx.artifact(self.model).ref
+        everything: Results = results | {name: {"images": result} for name, result in judged.items()}
+        write_answers(ctx.out, everything, world=world, source=ctx.artifact(self.questions).fingerprint, model=model)
+        _write_scores(ctx.out, everything, types, told)
         write_report(
-            ctx.out, facts=facts, results={name: found["images"] for name, found in results.items()},
-            pictures=world / IMAGES, title=f"{ctx.recipe}: what the model sees", model=ctx.artifact(self.model).ref,
+            ctx.out, facts=facts, results={name: found["images"] for name, found in results.items()}, judged=judged,
+            told=told, pictures=world / IMAGES, title=f"{ctx.recipe}: what the model sees", model=model,
         )  # fmt: skip
         self._gate(ctx, facts)
         return ctx.finish(facts)
+
+    def _questions(self, world: Path) -> Iterator[Asked]:
+        for name in self.benchmarks:
+            yield from questions(world, name, self.variants, self.seed, self.max_new_tokens)
+        for name in self.review.benchmarks if self.review else ():
+            yield from questions(world, name, ("images",), self.seed, self.max_open_tokens)
 
     def _answer(self, ctx: RunContext, world: Path, asked: Sequence[Asked]) -> dict[str, str]:
         """The reply to every question by its key, from the ledger or from the pool."""
@@ -98,7 +113,6 @@ class Evaluate(Stage):
                 arguments={
                     "checkpoint": str(ctx.path(self.model) / self.folder),
                     "template": self.template,
-                    "max_new_tokens": self.max_new_tokens,
                     "images": str(world / IMAGES),
                     "threads": 1 if not ctx.machine.devices else 4,
                 },
@@ -116,24 +130,24 @@ class Evaluate(Stage):
         benchmark = load_benchmark(name)
         options = Options(box_frame=self.box_frame, questions=world / "eval" / name / QUESTIONS)
         items = benchmark.items(world / "eval" / name, options)
-        found = {}
-        for variant in self.variants:
-            given = [
-                Answer(
-                    id=question.id,
-                    text=answers[question.key],
-                    line=question.row,
-                    prompt=question.text,
-                    image=question.image,
-                    group=question.category,
-                    row={"row": question.row},
-                )
-                for question in asked
-                if question.benchmark == name and question.variant == variant
-            ]
-            joined = join(items, given, benchmark.names, benchmark=name, allow_missing=False)
-            found[variant] = benchmark.result(joined.pairs, options)
-        return found
+        pairs = {variant: _pairs(benchmark, items, variant, asked, answers) for variant in self.variants}
+        return {variant: benchmark.result(joined, options) for variant, joined in pairs.items()}
+
+    def _judge(
+        self, ctx: RunContext, world: Path, asked: Sequence[Asked], answers: Mapping[str, str]
+    ) -> tuple[dict[str, Result], dict[str, Json]]:
+        """The reviewed results of the open benchmarks, and who judged."""
+        if self.review is None:
+            return {}, {}
+        results = {}
+        with open_reviewer(self.review, ctx.work / "reviews.jsonl", ctx.budget) as reviewer:
+            for name in self.review.benchmarks:
+                benchmark = load_benchmark(name)
+                items = benchmark.items(world / "eval" / name, Options())
+                pairs = _pairs(benchmark, items, "images", asked, answers)
+                reviews = write_reviewed(benchmark, pairs, reviewer, ctx.out / "reviews")
+                results[name] = benchmark.result(pairs, Options(reviews=reviews))
+            return results, reviewer.told()
 
     def _type(self, benchmark: Benchmark, found: Mapping[Variant, Result]) -> dict[str, Json]:
         prior = best_constant(benchmark, [pair.item for pair in found["images"].pairs])
@@ -143,33 +157,6 @@ class Evaluate(Stage):
         if "blank" in found:
             row["margin"] = found["images"].score - found["blank"].score
         return row
-
-    def _write_answers(self, ctx: RunContext, world: Path, asked: Sequence[Asked], results: Results) -> None:
-        """LLaVA's answer lines with marks, and the index that leads each back to its question and its picture."""
-        source = ctx.artifact(self.questions).fingerprint
-        ids = _record_ids(world)
-        (ctx.out / "answers").mkdir()
-        with IndexWriter(ctx.out) as index:
-            for name, found in results.items():
-                for variant, result in found.items():
-                    file = f"answers/{name}.jsonl" if variant == "images" else f"answers/{name}.{variant}.jsonl"
-                    lines = [line.encode() for line in _lines(result, variant, ctx.artifact(self.model).ref)]
-                    (ctx.out / file).write_bytes(b"".join(line + b"\n" for line in lines))
-                    for row, (line, pair) in enumerate(zip(lines, result.pairs, strict=True)):
-                        assert pair.answer is not None, "an evaluation answers every question"
-                        asked_row = pair.answer.row["row"]
-                        parents = [
-                            ids[place]
-                            for place in (
-                                (f"eval/{name}/{QUESTIONS}", asked_row),
-                                (f"{IMAGES}/{pair.answer.image}", 0),
-                            )
-                            if place in ids
-                        ]
-                        index.add(
-                            f"{name}/{variant}/{asked_row}", source=name, sha256=sha256_bytes(line), file=file, row=row,
-                            parents=[f"{source}:{id}" for id in parents],
-                        )  # fmt: skip
 
     def _gate(self, ctx: RunContext, facts: Mapping[str, Json]) -> None:
         """Fail the stage when the model gains too little from the pictures; the numbers are said first."""
@@ -191,48 +178,60 @@ class Evaluate(Stage):
             raise StageFailed(f"the model gains too little from its images ({'; '.join(short)}). {table}.")
 
 
-def _record_ids(world: Path) -> dict[tuple[str, int], str]:
-    """The ids of the questions artifact's records by file and row."""
-    table = read_index(world, ["id", "file", "row"]).to_pydict()
-    places = zip(table["file"], table["row"], table["id"], strict=True)
-    return {(file, row): id for file, row, id in places if file.startswith("eval/")}
+def _pairs(
+    benchmark: Benchmark, items: Sequence[Item], variant: Variant, asked: Sequence[Asked], answers: Mapping[str, str]
+) -> list[Pair]:
+    """The gold questions with what was answered to them in a variant."""
+    given = [
+        Answer(
+            id=question.id,
+            text=answers[question.key],
+            line=question.row,
+            prompt=question.text,
+            image=question.image,
+            group=question.category,
+            row={"row": question.row},
+        )
+        for question in asked
+        if question.benchmark == benchmark.name and question.variant == variant
+    ]
+    return join(items, given, benchmark.names, benchmark=benchmark.name, allow_missing=False).pairs
 
 
-def _lines(result: Result, variant: Variant, model: str) -> Iterator[str]:
-    for pair, mark in zip(result.pairs, result.marks, strict=True):
-        answer = pair.answer
-        assert answer is not None, "an evaluation answers every question"
-        yield json.dumps(
-            {
-                "question_id": answer.id, "prompt": answer.prompt, "text": answer.text,
-                "answer_id": digest([result.benchmark, variant, answer.row["row"], answer.text]), "model_id": model,
-                "metadata": {"mark": mark.value, "read": mark.read, "image": answer.image, "category": answer.group},
-            },
-            ensure_ascii=False,
-        )  # fmt: skip
-
-
-def _facts(types: Mapping[str, Mapping[str, Json]], results: Results) -> dict[str, Json]:
+def _facts(
+    types: Mapping[str, Mapping[str, Json]],
+    results: Mapping[str, Mapping[Variant, Result]],
+    judged: Mapping[str, Result],
+    told: Mapping[str, Json],
+) -> dict[str, Json]:
     series = [key for key in ("images", "blank", "shuffled", "prior") if all(key in row for row in types.values())]
-    mean = {key: sum(row[key] for row in types.values()) / len(types) for key in series}
+    mean = {key: sum(row[key] for row in types.values()) / len(types) for key in series if types}
     scores = {
         name: {"score": round(found["images"].score, 2), "n": found["images"].n, "rule": found["images"].rule}
         for name, found in results.items()
     }
-    return {
-        "samples": sum(row["n"] for row in types.values()),
+    scores |= {
+        name: {"score": round(result.score, 2), "n": result.n, "rule": judged_rule(result, told)}
+        for name, result in judged.items()
+    }
+    facts: dict[str, Json] = {
+        "samples": sum(score["n"] for score in scores.values()),
         "scores": scores,
         "types": {name: dict(row) for name, row in types.items()},
         "mean": mean,
         "margin": mean["images"] - mean["blank"] if "blank" in mean else None,
         "unparsed": sum(found["images"].unparsed for found in results.values()),
     }
+    if judged:
+        facts["judged"] = {name: judged_fact(result, told) for name, result in judged.items()}
+    return facts
 
 
-def _write_scores(out: Path, results: Results, types: Mapping[str, Json]) -> None:
+def _write_scores(out: Path, results: Results, types: Mapping[str, Json], told: Mapping[str, Json]) -> None:
     document = {
         "engine": "llavaflow",
         "types": types,
+        **({"judge": told} if told else {}),
         "results": {
             name: {variant: result.as_json() for variant, result in found.items()} for name, found in results.items()
         },

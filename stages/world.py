@@ -16,6 +16,7 @@ from llavaflow.datasets._scenes_chat import write_sharegpt
 from llavaflow.datasets._scenes_coco import write_aokvqa, write_coco, write_okvqa, write_refcoco, write_vqav2
 from llavaflow.datasets._scenes_exam import write_exam
 from llavaflow.datasets._scenes_files import WorldFiles
+from llavaflow.datasets._scenes_open import write_open_exam
 from llavaflow.datasets._scenes_sets import write_gqa, write_textcaps, write_vg
 from llavaflow.datasets._scenes_web import write_web
 from llavaflow.infra.artifact import Artifact, Kind
@@ -28,7 +29,8 @@ class World(Stage):
     """How many records of each source to generate.
 
     coco_images is shared, as in the real sets, by the captions, instances, VQAv2, OK-VQA, A-OKVQA and RefCOCO.
-    exam_questions is per question type; side is the shorter side of a picture in pixels.
+    exam_questions is per question type; three open questions are asked about each of open_images; side is the shorter
+    side of a picture in pixels.
     """
 
     kind: ClassVar[Kind] = "shards"
@@ -43,12 +45,13 @@ class World(Stage):
     sharegpt_chats: int = 480
     urls: int = 1600
     exam_questions: int = 240
+    open_images: int = 10
 
     def run(self, ctx: RunContext) -> Artifact:
         planted: dict[str, int] = {}
         with IndexWriter(ctx.out) as index:
             files = WorldFiles(ctx.out, index)
-            for _, write in ctx.track(self._steps(files, planted), "world", total=7):
+            for _, write in ctx.track(self._steps(files, planted), "world", total=9):
                 write()
         samples = sum(count for name, count in files.counts.items() if name.endswith("_records"))
         return ctx.finish({"samples": samples, "planted": planted, **files.counts})
@@ -64,6 +67,7 @@ class World(Stage):
             ("sharegpt", lambda: write_sharegpt(files, seed=seed, chats=self.sharegpt_chats)),
             ("web", lambda: planted.update(write_web(files, seed=seed, urls=self.urls, side=side))),
             ("exam", lambda: write_exam(files, seed=seed, questions=self.exam_questions, side=side)),
+            ("open", lambda: write_open_exam(files, seed=seed, images=self.open_images, side=side)),
         ]
 
     def _coco_family(self, files: WorldFiles) -> None:

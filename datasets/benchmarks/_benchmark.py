@@ -14,23 +14,31 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from llavaflow.infra.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from llavaflow.datasets.benchmarks._join import Joined
 
 BoxFrame = Literal["image", "padded"]
 Metrics = dict[str, Any]
 
 
-class Judge(Protocol):
-    """Something that reads a prompt and replies in words; how it is reached is the business of stages/judge.py.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One question to a judge. The same text is asked anew in every `run`, and in every `attempt` until it is read."""
 
-    `attempt` counts askings of the same prompt whose reply could not be used: a judge must not repeat itself then.
-    """
+    text: str
+    system: str = ""
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    run: int = 0
+    attempt: int = 0
 
-    def __call__(
-        self, prompt: str, *, system: str = "", temperature: float = 0.0, max_tokens: int = 1024, attempt: int = 0
-    ) -> str: ...
+
+# many prompts to their replies, in order, empty for a call that failed; stages/_judging.py reaches it
+Judge = Callable[[Sequence[Prompt]], Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,15 +160,19 @@ class Benchmark:
         self, answers: Sequence[Answer], gold: Path, options: Options | None = None, judge: Judge | None = None
     ) -> Result:
         """Join the answers with the gold and score them. Raises InputError when they do not belong together."""
+        options = options or Options()
+        joined = self.join(answers, gold, options)
+        return self.result(joined.pairs, options, judge, notes=joined.notes, unknown_ids=joined.unknown)
+
+    def join(self, answers: Sequence[Answer], gold: Path, options: Options) -> Joined:
+        """The answer of every gold question. Raises InputError when they do not belong together."""
         from llavaflow.datasets.benchmarks._join import join
 
-        options = options or Options()
         items = self.items(gold, options)
         try:
-            joined = join(items, answers, self.names, benchmark=self.name, allow_missing=options.allow_missing)
+            return join(items, answers, self.names, benchmark=self.name, allow_missing=options.allow_missing)
         except InputError as error:
             raise InputError(f"{error} {self.editions}".strip()) from error
-        return self.result(joined.pairs, options, judge, notes=joined.notes, unknown_ids=joined.unknown)
 
     def items(self, gold: Path, options: Options) -> list[Item]:
         """The gold questions. Raises InputError for a file that is not this benchmark's."""

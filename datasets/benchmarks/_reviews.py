@@ -14,8 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from llavaflow.datasets.benchmarks._benchmark import Judge, Pair
+from llavaflow.datasets.benchmarks._benchmark import Judge, Pair, Prompt
 from llavaflow.datasets.benchmarks._files import rows
+from llavaflow.datasets.benchmarks._judged import ask_until_read
 from llavaflow.infra.errors import InputError
 
 TEXTS: dict[str, Any] = json.loads(
@@ -59,14 +60,31 @@ def prompt_of(pair: Pair, rule: str) -> str:
     )
 
 
-def review(pair: Pair, rule: str, judge: Judge) -> Review:
-    """Ask the judge about one answer, again when the reply has no score pair."""
-    prompt, reply = prompt_of(pair, rule), ""
-    for attempt in range(ATTEMPTS):
-        reply = judge(prompt, system=TEXTS["system"], temperature=TEMPERATURE, max_tokens=MAX_TOKENS, attempt=attempt)
-        if scores := parse_scores(reply):
-            return Review(question_id=pair.item.id, category=pair.item.group, scores=scores, content=reply)
-    return Review(question_id=pair.item.id, category=pair.item.group, scores=None, content=reply)
+def review_runs(pairs: Sequence[Pair], rule: str, judge: Judge, runs: int = 1) -> list[list[Review]]:
+    """Ask the judge about every answer in every run, again where the reply has no score pair.
+
+    Raises InputError for gold that lacks what a review shows the judge.
+    """
+    bare = [pair.item.id for pair in pairs if not pair.item.meta]
+    if bare:
+        raise InputError(
+            f"question {bare[0]} has no context or no reference answer: a review needs the questions, the contexts "
+            "and GPT-4's answers in one folder."
+        )
+
+    def prompt(place: int, attempt: int) -> Prompt:
+        run, number = divmod(place, len(pairs))
+        return Prompt(
+            text=prompt_of(pairs[number], rule), system=TEXTS["system"], temperature=TEMPERATURE,
+            max_tokens=MAX_TOKENS, run=run, attempt=attempt,
+        )  # fmt: skip
+
+    found = ask_until_read(judge, runs * len(pairs), prompt, parse_scores, ATTEMPTS)
+    reviews = [
+        Review(question_id=pair.item.id, category=pair.item.group, scores=scores, content=reply)
+        for pair, (scores, reply) in zip([*pairs] * runs, found, strict=True)
+    ]
+    return [reviews[start : start + len(pairs)] for start in range(0, len(reviews), len(pairs))]
 
 
 def read_reviews(path: Path) -> dict[str, Review]:

@@ -23,7 +23,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
 )
 from llavaflow.datasets.benchmarks._files import Row, find, find_all, rows
 from llavaflow.datasets.benchmarks._join import names_of, usual_names
-from llavaflow.datasets.benchmarks._reviews import Review, read_reviews, review, summary
+from llavaflow.datasets.benchmarks._reviews import Review, read_reviews, review_runs, summary
 from llavaflow.infra.errors import InputError
 
 
@@ -107,13 +107,7 @@ def _stored(path: Path, pairs: Sequence[Pair], options: Options) -> list[Review]
 def _asked(pairs: Sequence[Pair], rule: str, judge: Judge | None) -> list[Review]:
     if judge is None:
         raise InputError("this benchmark is scored by a judge: give --reviews FILE, or --judge MODEL to ask one.")
-    bare = [pair.item.id for pair in pairs if not pair.item.meta]
-    if bare:
-        raise InputError(
-            f"question {bare[0]} has no context or no reference answer: a review needs the questions, the contexts "
-            "and GPT-4's answers in one folder."
-        )
-    return [review(pair, rule, judge) for pair in pairs]
+    return review_runs(pairs, rule, judge)[0]
 
 
 def _caption(row: Row) -> str:

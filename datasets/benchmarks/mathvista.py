@@ -20,6 +20,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
     Mark,
     Options,
     Pair,
+    Prompt,
     Scored,
     grouped,
     mean,
@@ -60,8 +61,8 @@ def _item(row: Mapping[str, Any], path: Path) -> Item:
     )
 
 
-def extracted(pair: Pair, judge: Judge | None) -> str:
-    """The answer that a reply states: stored, by shortcut, by the judge, or the reply itself."""
+def stated(pair: Pair) -> str | None:
+    """The answer that a reply states, stored or by upstream's shortcuts; None where upstream asks a judge."""
     stored = pair.answer.row.get("extraction") if pair.answer else None
     if stored not in (None, ""):
         return str(stored)
@@ -74,9 +75,19 @@ def extracted(pair: Pair, judge: Judge | None) -> str:
             return str(cast(reply))
         except ValueError:
             pass
-    if quoted := QUOTED.search(reply):
-        return quoted.group(1)
-    return judge(EXTRACT.format(query=pair.item.text, reply=reply)).strip() if judge else reply
+    quoted = QUOTED.search(reply)
+    return quoted.group(1) if quoted else None
+
+
+def extracted(pairs: Sequence[Pair], judge: Judge | None) -> list[str]:
+    """The answer of every reply: stated in it, by the judge, or without a judge the reply itself."""
+    found = [stated(pair) for pair in pairs]
+    open_places = [place for place, answer in enumerate(found) if answer is None]
+    if judge is None or not open_places:
+        return [pair.text if answer is None else answer for pair, answer in zip(pairs, found, strict=True)]
+    prompts = [Prompt(text=EXTRACT.format(query=pairs[p].item.text, reply=pairs[p].text)) for p in open_places]
+    said = dict(zip(open_places, judge(prompts), strict=True))
+    return [said[place].strip() if answer is None else answer for place, answer in enumerate(found)]
 
 
 def normalised(answer: str, item: Item) -> str | None:
@@ -103,15 +114,15 @@ def _choice(answer: str, options: Sequence[str]) -> str | None:
     return min(options, key=lambda option: edit_distance(answer, option), default=None)
 
 
-def _mark_pair(pair: Pair, judge: Judge | None) -> Mark:
+def _mark_pair(pair: Pair, answer: str) -> Mark:
     if pair.answer is None:
         return Mark(value=0.0, read=None)
-    read = normalised(extracted(pair, judge), pair.item)
+    read = normalised(answer, pair.item)
     return Mark(value=float(read == pair.item.gold), read=read)
 
 
 def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    marks = [_mark_pair(pair, judge) for pair in pairs]
+    marks = [_mark_pair(pair, answer) for pair, answer in zip(pairs, extracted(pairs, judge), strict=True)]
     metrics: dict[str, Any] = {"average": mean(mark.value for mark in marks)}
     metrics |= {key: grouped(pairs, marks, partial(_value, key)) for key in KEYS}
     metrics["skills"] = _skills(pairs, marks)

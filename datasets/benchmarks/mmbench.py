@@ -17,6 +17,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
     Mark,
     Options,
     Pair,
+    Prompt,
     Scored,
     mean,
 )
@@ -83,22 +84,29 @@ def options_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _choose(pair: Pair, judge: Judge | None) -> str | None:
-    """The letter a reply means: by rule, by option text, by the judge where there is one."""
-    options = {letter: text for letter, text in zip(LETTERS, pair.item.options, strict=False)}
-    found = inferred_option(pair.text, options)
-    if found is None and judge is not None:
-        listed = "\n".join(f"{letter}. {text}" for letter, text in options.items())
-        found = inferred_option(
-            judge(JUDGE_PROMPT.format(question=pair.item.text, options=listed, reply=pair.text)), options
-        )
+def _choose(pairs: Sequence[Pair], judge: Judge | None) -> list[str | None]:
+    """The letter that each reply means: by rule, by option text, by the judge where there is one."""
+    options = [dict(zip(LETTERS, pair.item.options, strict=False)) for pair in pairs]
+    found = [
+        inferred_option(pair.text, texts) if pair.answer else None for pair, texts in zip(pairs, options, strict=True)
+    ]
+    unread = [place for place, letter in enumerate(found) if letter is None and pairs[place].answer]
+    if judge is not None and unread:
+        replies = judge([_prompt(pairs[place], options[place]) for place in unread])
+        for place, reply in zip(unread, replies, strict=True):
+            found[place] = inferred_option(reply, options[place])
     return found
+
+
+def _prompt(pair: Pair, options: Mapping[str, str]) -> Prompt:
+    listed = "\n".join(f"{letter}. {text}" for letter, text in options.items())
+    return Prompt(text=JUDGE_PROMPT.format(question=pair.item.text, options=listed, reply=pair.text))
 
 
 def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
     if any(pair.item.gold is None for pair in pairs):
         raise InputError("mmbench: this table has no answers (a test set): write the server's file with --upload.")
-    read = [_choose(pair, judge) if pair.answer else None for pair in pairs]
+    read = _choose(pairs, judge)
     marks = [
         Mark(value=float(letter is not None and letter == pair.item.gold), read=letter)
         for letter, pair in zip(read, pairs, strict=True)

@@ -19,11 +19,13 @@ from llavaflow.datasets.benchmarks._benchmark import (
     Mark,
     Options,
     Pair,
+    Prompt,
     Scored,
     mean,
 )
 from llavaflow.datasets.benchmarks._files import find, load
 from llavaflow.datasets.benchmarks._join import names_of, usual_names
+from llavaflow.datasets.benchmarks._judged import ask_until_read
 from llavaflow.datasets.benchmarks._reviews import TEXTS
 from llavaflow.infra.errors import InputError
 
@@ -77,15 +79,22 @@ def parse_grade(reply: str) -> float | None:
     return grade if 0 <= grade <= 1 else None
 
 
-def grade(pair: Pair, judge: Judge) -> Grade:
-    """The grade of one answer with the judge's last words, asked again while they are no grade."""
-    prompt, reply = grade_prompt(pair), ""
-    for attempt in range(ATTEMPTS):
-        asked = prompt + AGAIN if attempt else prompt
-        reply = judge(asked, temperature=attempt * HOTTER, max_tokens=MAX_TOKENS, attempt=attempt)
-        if (found := parse_grade(reply)) is not None:
-            return found, reply
-    return None, reply
+def grade_runs(pairs: Sequence[Pair], judge: Judge, runs: int = 1) -> list[list[Grade]]:
+    """The grade of every answer in every run, asked again with an added line and more warmth while a reply is none.
+
+    A missing answer is wrong and not asked about. Raises InputError for gold without reference answers.
+    """
+    if any(pair.item.gold is None for pair in pairs):
+        raise InputError("mmvet: grading needs the reference answers of mm-vet.json: give it as --gold.")
+    asked = [(run, pair) for run in range(runs) for pair in pairs if pair.answer]
+
+    def prompt(place: int, attempt: int) -> Prompt:
+        run, pair = asked[place]
+        text = grade_prompt(pair) + (AGAIN if attempt else "")
+        return Prompt(text=text, temperature=attempt * HOTTER, max_tokens=MAX_TOKENS, run=run, attempt=attempt)
+
+    found = iter(ask_until_read(judge, len(asked), prompt, parse_grade, ATTEMPTS))
+    return [[next(found) if pair.answer else (0.0, "") for pair in pairs] for _ in range(runs)]
 
 
 def write_grades(runs: Sequence[Sequence[Grade]], pairs: Sequence[Pair], model: str, path: Path) -> None:
@@ -124,9 +133,7 @@ def _runs(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> list[
     if not options.reviews:
         if judge is None:
             raise InputError("mmvet is graded by a judge: give --reviews GRADES.json, or --judge MODEL to ask one.")
-        if any(pair.item.gold is None for pair in pairs):
-            raise InputError("mmvet: grading needs the reference answers of mm-vet.json: give it as --gold.")
-        return [[grade(pair, judge)[0] if pair.answer else 0.0 for pair in pairs]]
+        return [[grade for grade, _ in run] for run in grade_runs(pairs, judge)]
     runs: list[list[float | None]] = []
     for path in options.reviews:
         grades = read_grades(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ from llavaflow.pipelines._cli._options import emit, json_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llavaflow.datasets.benchmarks._benchmark import Benchmark, Judge, Options, Result
+    from llavaflow.datasets.benchmarks._benchmark import Benchmark, Options, Result
 
 FILE = click.Path(path_type=Path)
 
@@ -27,6 +25,8 @@ FILE = click.Path(path_type=Path)
 @click.option("--questions", type=FILE, help="Question file, where the answers lack image or category.")
 @click.option("--reviews", type=FILE, multiple=True, help="Stored judge output; once per run.")
 @click.option("--judge", "judge_model", metavar="MODEL", help="Ask this model at $OPENAI_BASE_URL.")
+@click.option("--judge-runs", type=click.IntRange(min=1), default=1, show_default=True, help="Reviews per answer.")
+@click.option("--judge-batch", is_flag=True, help="Ask through the Batch API: half the price, within a day.")
 @click.option("--upload", type=FILE, metavar="OUT", help="Write the file that the benchmark's server takes.")
 @click.option("--box-frame", type=click.Choice(["image", "padded"]), default="image", show_default=True)
 @click.option("--allow-missing", is_flag=True, help="Count missing answers as wrong instead of refusing.")
@@ -38,6 +38,8 @@ def command(
     questions: Path | None,
     reviews: tuple[Path, ...],
     judge_model: str | None,
+    judge_runs: int,
+    judge_batch: bool,
     upload: Path | None,
     box_frame: str,
     allow_missing: bool,
@@ -64,23 +66,15 @@ def command(
     if gold is None and upload is None:
         raise InputError(f"--gold is missing. {bench} reads: {benchmark.layout}.")
     result = None
-    if gold is not None:
-        with _judge(judge_model, answers) as judge:
-            result = benchmark.score(given, gold, options, judge)
+    if gold is not None and judge_model is None:
+        document |= (result := benchmark.score(given, gold, options)).as_json()
+    elif gold is not None and judge_model is not None:
+        from llavaflow.stages._judging import Judging, score_judged
+
+        judging = Judging(model=judge_model, runs=judge_runs, batch=judge_batch)
+        result, document["judge"] = score_judged(benchmark, given, gold, options, judging, answers)
         document |= result.as_json()
     emit(document, as_json, lambda console: _render(console, document, result))
-
-
-@contextmanager
-def _judge(model: str | None, answers: Path) -> Iterator[Judge | None]:
-    """The judge that was asked for; its ledger lies beside the answers, so no review is paid twice."""
-    if model is None:
-        yield None
-        return
-    from llavaflow.stages.judge import endpoint
-
-    with endpoint(model, answers.with_name(f"{answers.name}.judge.jsonl")) as judge:
-        yield judge
 
 
 def _write_upload(
@@ -96,5 +90,10 @@ def _render(console: Console, document: dict[str, Any], result: Result | None) -
 
     if result is not None:
         print_result(console, result)
+    if "judge" in document:
+        judge = document["judge"]
+        console.print(
+            f"judge: {judge['title']}, {judge['date']}; {judge['requests']} requests, {judge['tokens']} tokens"
+        )
     if "upload" in document:
         console.print(f"wrote {document['upload']}: {document['filled']} missing answers filled")

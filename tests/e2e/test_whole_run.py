@@ -72,6 +72,17 @@ def test_scores_hold_the_blank_and_shuffled_runs_beside_the_real_one(artifacts: 
         assert word in text
 
 
+def test_open_questions_are_reviewed_by_the_named_local_judge(first_run: Any, artifacts: dict[str, Path]) -> None:
+    facts = next(stage["facts"] for stage in first_run["stages"] if stage["name"] == "evaluate")
+    judged = facts["judged"]["llava-bench-coco"]
+    assert (judged["judge"], judged["n"], judged["failed"]) == ("llavaflow-local-judge", 12, 0)
+    scores = json.loads((artifacts["evaluate"] / "scores.json").read_text())
+    assert "not a language model" in scores["judge"]["title"]
+    assert scores["results"]["llava-bench-coco"]["images"]["score"] == judged["score"]
+    assert "not a language model" in (artifacts["evaluate"] / "report.html").read_text()
+    assert "not a language model" in (artifacts["publish"] / "README.md").read_text()
+
+
 def test_a_sample_of_the_mixture_is_traced_to_parents_that_exist(artifacts: dict[str, Path], home: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -85,8 +85,14 @@ def test_judge_by_name_answers_on_loopback(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     answers = tmp_path / "answers.jsonl"
     words = ("llava-bench-coco", "--answers", answers, "--gold", tmp_path, "--judge", "llavaflow-local-judge", "--json")
-    assert json.loads(pipeline(*words).stdout)["score"] == 70.0
-    assert len((tmp_path / "answers.jsonl.judge.jsonl").read_text().splitlines()) == 1
+    documents = [json.loads(pipeline(*words, "--judge-runs", runs).stdout) for runs in (1, 2)]
+    assert [document["score"] for document in documents] == [70.0, 70.0]
+    assert [document["judge"]["requests"] for document in documents] == [1, 2]
+    assert documents[1]["metrics"]["runs"] == [70.0, 70.0]
+    # the second command asked for the second run alone
+    ledger = (tmp_path / "answers.jsonl.judge.jsonl").read_text()
+    assert ledger.count('"answered"') == 2
+    assert len(list((tmp_path / "answers.jsonl.reviews").iterdir())) == 2
 
 
 def test_scoring_loads_neither_torch_nor_ray_nor_pyarrow(files: tuple[Path, Path]) -> None:

@@ -15,13 +15,15 @@ from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.stages._answerer import open_image
 from llavaflow.stages._compare import compare, paired_interval
 from llavaflow.stages._exam import Ledger, questions
+from llavaflow.stages._judging import Judging
+from llavaflow.stages._local_judge import NAME, TITLE
 from llavaflow.stages._prior import best_constant
 from llavaflow.stages.evaluate import Evaluate
 from llavaflow.stages.world import World
 
 WORLD = World(
     coco_images=8, gqa_images=4, vg_images=4, ocrvqa_books=4, textcaps_images=4, sharegpt_chats=4, urls=160,
-    exam_questions=12,
+    exam_questions=12, open_images=2,
 )  # fmt: skip
 
 
@@ -63,6 +65,23 @@ def test_every_question_is_answered_in_every_variant_and_leads_back_to_its_recor
     assert all((root / name).is_file() for name in shown)
 
 
+def test_open_questions_are_judged_apart_and_say_by_whom(bench: Any, untrained: Any) -> None:
+    artifact = evaluated(bench, untrained, benchmarks=("gqa",), review=Judging(runs=2), max_open_tokens=6)
+    root, facts = bench.path(artifact), artifact.facts
+    assert list(facts["types"]) == ["colour"] and facts["samples"] == 12 + 6
+    judged = facts["judged"]["llava-bench-coco"]
+    assert (judged["judge"], judged["n"], judged["failed"], judged["runs"]) == (NAME, 6, 0, 2)
+    assert 0 < judged["score"] <= 100 and {"conv", "detail", "complex", "date"} <= set(judged)
+    scores = json.loads((root / "scores.json").read_text())
+    assert scores["judge"]["title"] == TITLE and set(scores["results"]["llava-bench-coco"]) == {"images"}
+    assert len(list((root / "reviews").iterdir())) == 2
+    page, text = (root / "report.html").read_text(), (root / "report.md").read_text()
+    assert TITLE in page and TITLE in text and "| llava-bench-coco |" in text
+    answers = [json.loads(line) for line in (root / "answers/llava-bench-coco.jsonl").read_text().splitlines()]
+    assert len(answers) == 6 and all(0 < row["metadata"]["mark"] <= 1 for row in answers)
+    assert len([row for row in read_index(root).to_pylist() if row["source"] == "llava-bench-coco"]) == 6
+
+
 def test_killed_evaluation_asks_only_what_is_left(bench: Any, untrained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.run(WORLD)
     stage = Evaluate(model=untrained, questions=WORLD, max_new_tokens=4, benchmarks=("gqa", "refcoco"))
@@ -99,13 +118,13 @@ def test_gate_names_the_numbers(bench: Any, untrained: Any) -> None:
 
 
 def test_unknown_benchmark_folder_says_which_exist(bench: Any, untrained: Any) -> None:
-    with pytest.raises(StageFailed, match="no questions for mme.*gqa, images, pope"):
+    with pytest.raises(StageFailed, match="no questions for mme.*gqa, images, llava-bench-coco, pope"):
         evaluated(bench, untrained, benchmarks=("mme",))
 
 
 def test_shuffled_shows_another_picture_and_blank_the_same_size(bench: Any) -> None:
     world = bench.path(bench.run(WORLD))
-    asked = questions(world, "gqa", ("images", "blank", "shuffled"), seed=0)
+    asked = questions(world, "gqa", ("images", "blank", "shuffled"), seed=0, max_new_tokens=8)
     assert all(question.shown != question.image for question in asked if question.variant == "shuffled")
     assert len({question.shown for question in asked if question.variant == "shuffled"}) == 12
     picture = world / "eval/images" / asked[0].image
@@ -159,7 +178,7 @@ def test_llava_ids_that_repeat_still_join(bench: Any) -> None:
     """TextVQA's question_id is the image's: the question of the prompt tells two of one image apart."""
     world = bench.path(bench.run(WORLD))
     benchmark = load_benchmark("textvqa")
-    asked = questions(world, "textvqa", ("images",), seed=0)
+    asked = questions(world, "textvqa", ("images",), seed=0, max_new_tokens=8)
     answers = [Answer(id=q.id, text="x", line=q.row, prompt=q.text, image=q.image) for q in asked]
     assert benchmark.score(answers[::-1], world / "eval/textvqa", Options()).n == 12
 
@@ -169,7 +188,6 @@ def test_a_question_in_words_alone_is_answered_without_a_picture(toy_foundation:
     from llavaflow.stages._answerer import make_answerer
 
     save(build(str(toy_foundation / "clip"), str(toy_foundation / "language"), Design()), tmp_path)
-    answer = make_answerer(
-        checkpoint=str(tmp_path), template="v1", max_new_tokens=3, images=str(tmp_path / "none"), threads=1
-    )
-    assert len(answer([{"text": "Which colour?", "shown": None, "variant": "images"}])) == 1
+    answer = make_answerer(checkpoint=str(tmp_path), template="v1", images=str(tmp_path / "none"), threads=1)
+    row = {"text": "Which colour?", "shown": None, "variant": "images", "max_new_tokens": 3}
+    assert len(answer([row])) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 
 from llavaflow.datasets._index import read_index, read_row, sha256_bytes
 from llavaflow.datasets._scenes_web import DIRT
+from llavaflow.datasets.benchmarks._benchmark import Options, load_benchmark
+from llavaflow.datasets.scenes import COLOURS, SHAPES
 from llavaflow.infra.store import open_store
 from llavaflow.stages.world import World
 from llavaflow.tests.stages.conftest import Bench
@@ -130,7 +133,7 @@ def test_a_mismatched_text_names_nothing_of_its_picture(world: Path) -> None:
 
 def test_the_exam_has_its_mix_and_balance(world: Path) -> None:
     counts = {path.parent.name: len(path.read_text().splitlines()) for path in world.glob("eval/*/questions.jsonl")}
-    assert counts == dict.fromkeys(("pope", "gqa", "vqav2", "textvqa", "refcoco"), 24)
+    assert counts == dict.fromkeys(("pope", "gqa", "vqav2", "textvqa", "refcoco"), 24) | {"llava-bench-coco": 30}
     labels: Counter[str] = Counter()
     for path in world.glob("eval/pope/coco_pope_*.json"):
         labels.update(json.loads(line)["label"] for line in path.read_text().splitlines())
@@ -141,6 +144,15 @@ def test_the_exam_has_its_mix_and_balance(world: Path) -> None:
     for path in world.glob("eval/*/questions.jsonl"):
         for line in path.read_text().splitlines():
             assert (world / "eval/images" / json.loads(line)["image"]).is_file()
+
+
+def test_open_questions_have_references_that_their_context_supports(world: Path) -> None:
+    items = load_benchmark("llava-bench-coco").items(world / "eval/llava-bench-coco", Options())
+    assert Counter(item.group for item in items) == {"conv": 10, "detail": 10, "complex": 10}
+    for item in items:
+        known = set(re.findall(r"\w+", item.meta["context"].lower()))
+        named = {word for word in re.findall(r"\w+", item.meta["reference"].lower()) if word in (*SHAPES, *COLOURS)}
+        assert named <= known
 
 
 def test_training_and_exam_pictures_are_apart(world: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llavaflow.datasets.benchmarks._answers import read_answers
-from llavaflow.datasets.benchmarks._benchmark import Options, load_benchmark
+from llavaflow.datasets.benchmarks._benchmark import Options, Prompt, load_benchmark
 from llavaflow.datasets.benchmarks._choices import best_letter, inferred_option
 from llavaflow.datasets.benchmarks._mmmu_replies import open_matches, read_choice
 from llavaflow.datasets.benchmarks._upload import write as write_upload
@@ -122,9 +123,9 @@ def test_mmbench_counts_a_question_only_if_every_rotation_is_right(write: Any) -
 def test_mmbench_asks_the_judge_only_where_the_rules_end(write: Any) -> None:
     asked: list[str] = []
 
-    def judge(prompt: str, **how: Any) -> str:
-        asked.append(prompt)
-        return "A"
+    def judge(prompts: Sequence[Prompt]) -> list[str]:
+        asked.extend(prompt.text for prompt in prompts)
+        return ["A"] * len(prompts)
 
     texts = {"1": "the first one", "1000001": "B", "2": "A", "1000002": "y"}
     answers = write("a.json", texts)

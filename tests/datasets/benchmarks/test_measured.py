@@ -232,7 +232,7 @@ def test_mathvista_prefers_the_stored_extraction_and_asks_a_judge_for_essays(wri
     stored = {"1": {**problem("1"), "response": "Four, I think.", "extraction": "4"}, "2": {"response": "It is 4 cm."}}
     answers = write("a.json", stored)
     assert score("mathvista", answers, gold).score == 50.0
-    assert score("mathvista", answers, gold, lambda prompt, **how: " 4\n").score == 100.0
+    assert score("mathvista", answers, gold, lambda prompts: [" 4\n"] * len(prompts)).score == 100.0
     assert score("mathvista", answers, gold).metrics["skills"] == {"arithmetic": 50.0}
 
 

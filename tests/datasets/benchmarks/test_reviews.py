@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llavaflow.datasets.benchmarks._answers import read_answers
-from llavaflow.datasets.benchmarks._benchmark import Options, load_benchmark
+from llavaflow.datasets.benchmarks._benchmark import Options, Prompt, load_benchmark
 from llavaflow.datasets.benchmarks._reviews import parse_scores, ratio
 from llavaflow.datasets.benchmarks._upload import write as write_upload
 from llavaflow.datasets.benchmarks.mmvet import parse_grade
@@ -94,13 +95,13 @@ def test_without_reviews_and_judge_the_way_out_is_named(write: Any) -> None:
 def test_judge_reads_context_question_reference_candidate_and_rule_in_order(write: Any) -> None:
     prompts: list[str] = []
 
-    def judge(prompt: str, **how: Any) -> str:
-        prompts.append(prompt)
-        assert how["temperature"] == 0.2 and "quality" in how["system"]
-        return "10 5\nfine" if how["attempt"] else "hm"
+    def judge(asked: Sequence[Prompt]) -> list[str]:
+        prompts.extend(prompt.text for prompt in asked)
+        assert all(prompt.temperature == 0.2 and "quality" in prompt.system for prompt in asked)
+        return ["10 5\nfine" if prompt.attempt else "hm" for prompt in asked]
 
     assert score("llava-bench-wild", answers(write), wild(write), judge).score == 50.0
-    assert len(prompts) == 6 and prompts[0] == prompts[1]
+    assert len(prompts) == 6 and prompts[0] == prompts[3]
     parts = (
         "[Context]\nA dog.",
         "[Question]\nQ0",
@@ -119,9 +120,9 @@ def test_coco_context_has_captions_and_boxes(write: Any) -> None:
     gold = Path(write("c/caps_boxes_coco2014_val_80.jsonl", [row])).parent
     seen: list[str] = []
 
-    def judge(prompt: str, **how: Any) -> str:
-        seen.append(prompt)
-        return "10 10"
+    def judge(asked: Sequence[Prompt]) -> list[str]:
+        seen.extend(prompt.text for prompt in asked)
+        return ["10 10"] * len(asked)
 
     assert (
         score("llava-bench-coco", write("a.jsonl", llava([{"question_id": 0, "text": "x"}])), gold, judge).score == 100
@@ -151,10 +152,13 @@ def test_mmvet_averages_runs_and_splits_by_capability(write: Any) -> None:
 def test_mmvet_asks_again_hotter_and_leaves_out_what_stays_unreadable(write: Any) -> None:
     temperatures: list[float] = []
 
-    def judge(prompt: str, **how: Any) -> str:
-        last = prompt.removesuffix("\nPredict the correctness of the answer (digit): ").splitlines()[-1]
+    def judge(asked: Sequence[Prompt]) -> list[str]:
+        return [reply(prompt) for prompt in asked]
+
+    def reply(prompt: Prompt) -> str:
+        last = prompt.text.removesuffix("\nPredict the correctness of the answer (digit): ").splitlines()[-1]
         if last.startswith("Q0"):
-            temperatures.append(how["temperature"])
+            temperatures.append(prompt.temperature)
             assert "a <AND> b" in last
             return "cannot say"
         return "0.8"
