@@ -6,8 +6,9 @@
     box.toml:1x2    a machine of your own: a TOML file with the fields below
 
 Adding a kind is one entry in KINDS. Peak rates are the vendors' dense half-precision tensor figures (bf16 where the
-chip has it, fp16 with fp32 accumulation otherwise); memory is what the driver reports; links are GPU to GPU inside a
-node, both directions together.
+chip has it, fp16 with fp32 accumulation otherwise), and single precision outside the tensor cores for float32, which is
+what torch does unless told otherwise; memory is what the driver reports; links are GPU to GPU inside a node, both
+directions together, halved on PCIe, where every byte goes through the host.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import subprocess
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llavaflow.infra.errors import InputError, unknown
 
@@ -35,6 +35,7 @@ class Machine:
     gpu_memory_gib: float = 0.0
     memory_gib: float = 8.0
     peak_tflops: float = 0.0
+    float32_tflops: float = 0.0
     memory_gbs: float = 0.0
     link_gbs: float = 0.0
     network_gbs: float = 25.0
@@ -59,9 +60,22 @@ class Machine:
         return f"{self.kind}:{self.nodes}x{self.gpus}" if self.gpus else self.kind
 
 
-def _gpu(kind: str, title: str, **fields: Any) -> Machine:
+def _gpu(
+    kind: str, title: str, memory_gib: float, peak: float, single: float, memory_gbs: float, link_gbs: float
+) -> Machine:
     return Machine(
-        kind=kind, title=title, gpus=8, cores=96, memory_gib=960, usd_per_gpu_hour=PRICES.get(kind), **fields
+        kind=kind,
+        title=title,
+        gpus=8,
+        cores=96,
+        memory_gib=960,
+        gpu_memory_gib=memory_gib,
+        peak_tflops=peak,
+        float32_tflops=single,
+        memory_gbs=memory_gbs,
+        link_gbs=link_gbs,
+        bf16=kind not in BEFORE_BF16,
+        usd_per_gpu_hour=PRICES.get(kind),
     )
 
 
@@ -69,24 +83,24 @@ def _gpu(kind: str, title: str, **fields: Any) -> Machine:
 # What is not listed there has no price here: a cost that is not known is null in a plan.
 PRICES = {"a100-80g": 1.39, "h100": 2.69, "h200": 3.59, "b200": 5.98, "rtx3090": 0.22}
 
+BEFORE_BF16 = ("v100-32g",)
+
+# kind, title, memory GiB, half precision and float32 TFLOP/s, memory and link GB/s
 KINDS: dict[str, Machine] = {
     machine.kind: machine
     for machine in (
-        _gpu("a100-80g", "NVIDIA A100 SXM 80 GB", gpu_memory_gib=80, peak_tflops=312, memory_gbs=2039, link_gbs=600),
-        _gpu("a100-40g", "NVIDIA A100 SXM 40 GB", gpu_memory_gib=40, peak_tflops=312, memory_gbs=1555, link_gbs=600),
-        _gpu("a800-80g", "NVIDIA A800 SXM 80 GB", gpu_memory_gib=80, peak_tflops=312, memory_gbs=2039, link_gbs=400),
-        _gpu("h100", "NVIDIA H100 SXM 80 GB", gpu_memory_gib=79.6, peak_tflops=989, memory_gbs=3350, link_gbs=900),
-        _gpu("h200", "NVIDIA H200 SXM 141 GB", gpu_memory_gib=140.4, peak_tflops=989, memory_gbs=4800, link_gbs=900),
-        _gpu("b200", "NVIDIA B200 180 GB", gpu_memory_gib=179, peak_tflops=2250, memory_gbs=8000, link_gbs=1800),
-        _gpu(
-            "v100-32g", "NVIDIA V100 SXM2 32 GB", gpu_memory_gib=32, peak_tflops=125, memory_gbs=900, link_gbs=300,
-            bf16=False,
-        ),
-        _gpu("rtx3090", "NVIDIA RTX 3090 24 GB", gpu_memory_gib=24, peak_tflops=71, memory_gbs=936, link_gbs=32),
-        _gpu("a6000", "NVIDIA RTX A6000 48 GB", gpu_memory_gib=48, peak_tflops=155, memory_gbs=768, link_gbs=32),
+        _gpu("a100-80g", "NVIDIA A100 SXM 80 GB", 80, 312, 19.5, 2039, 600),
+        _gpu("a100-40g", "NVIDIA A100 SXM 40 GB", 40, 312, 19.5, 1555, 600),
+        _gpu("a800-80g", "NVIDIA A800 SXM 80 GB", 80, 312, 19.5, 2039, 400),
+        _gpu("h100", "NVIDIA H100 SXM 80 GB", 79.6, 989, 67, 3350, 900),
+        _gpu("h200", "NVIDIA H200 SXM 141 GB", 140.4, 989, 67, 4800, 900),
+        _gpu("b200", "NVIDIA B200 180 GB", 179, 2250, 75, 8000, 1800),
+        _gpu("v100-32g", "NVIDIA V100 SXM2 32 GB", 32, 125, 15.7, 900, 300),
+        _gpu("rtx3090", "NVIDIA RTX 3090 24 GB", 24, 71, 35.6, 936, 32),
+        _gpu("a6000", "NVIDIA RTX A6000 48 GB", 48, 155, 38.7, 768, 32),
         Machine(kind="cpu", title="this computer, without a GPU"),
     )
-}  # fmt: skip
+}
 
 _SPEC = re.compile(r"^(?P<kind>.+?)(?::(?P<nodes>\d+)x(?P<gpus>\d+))?$")
 

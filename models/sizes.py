@@ -1,11 +1,13 @@
-"""Shapes of the published language models and vision towers: data for the planner, importable without torch.
+"""Shapes of the published language models and vision towers: the one place that holds them, importable without torch.
 
 Parameter counts are computed from the shapes and tested against the published counts, so a wrong shape shows. Sources
-are the `config.json` files of the hub names given; a tower's `tokens` are those of LLaVA (class token dropped).
+are the `config.json` files of the hub names given; a tower's `tokens` are those of LLaVA (class token dropped). What a
+name says about a shape (`recognise_language`) is what the planner goes by: folders and checkpoints have names too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,8 +47,14 @@ class LanguageSize:
 
     @property
     def matrices(self) -> int:
-        """Weights that every token multiplies with: all layers and the output head, embeddings not."""
-        return self.layers * self.layer_matrices + self.vocab * self.hidden
+        """Weights in the matrices of all layers: what every token multiplies with, embeddings and head not."""
+        return self.layers * self.layer_matrices
+
+    def lora_params(self, rank: int) -> int:
+        """Adapters on every matrix of the layers: rank times the two sides of each."""
+        narrow = self.kv_heads * self.head_size
+        attention = 2 * 2 * self.hidden + 2 * (self.hidden + narrow)
+        return self.layers * rank * (attention + (3 if self.gated else 2) * (self.hidden + self.intermediate))
 
     @property
     def params(self) -> int:
@@ -81,11 +89,23 @@ class VisionSize:
     @property
     def params(self) -> int:
         """The encoder with its embeddings and last norm; pooling heads, which LLaVA does not use, not counted."""
-        layer = self.layer_matrices + 9 * self.hidden + self.intermediate
         positions = self.tokens + self.clip
         patches = 3 * self.patch * self.patch * self.hidden
         extra = 3 * self.hidden if self.clip else self.hidden
-        return self.layers * layer + positions * self.hidden + patches + extra + 2 * self.hidden
+        return self.params_from(0) + positions * self.hidden + patches + extra + 2 * self.hidden
+
+    def params_from(self, layer: int) -> int:
+        """Parameters of the layers from this one up."""
+        return (self.layers - layer) * (self.layer_matrices + 9 * self.hidden + self.intermediate)
+
+    def image_flops(self, layer: int = 0) -> int:
+        """Multiply-adds times two of one forward pass over an image, through the layers from this one up."""
+        positions = self.tokens + self.clip
+        return (self.layers - layer) * (2 * self.layer_matrices + 4 * positions * self.hidden) * positions
+
+    def kept_values(self) -> int:
+        """Values that a backward pass with checkpointing keeps of one image: the input of every layer."""
+        return self.layers * (self.tokens + self.clip) * self.hidden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +140,28 @@ class ConvNextSize:
     @property
     def params(self) -> int:
         """Stem, stages; classification or projection heads not counted."""
-        stem = 3 * 4 * 4 * self.widths[0] + 3 * self.widths[0]
-        return stem + sum(self.stage_params(stage) for stage in range(len(self.depths)))
+        return 3 * 4 * 4 * self.widths[0] + 3 * self.widths[0] + self.params_from(0)
 
-    def image_flops(self) -> int:
-        """Multiply-adds times two of one forward pass over an image."""
-        total, side = 2 * 3 * 16 * self.widths[0] * (self.image // 4) ** 2, self.image // 4
+    def params_from(self, layer: int) -> int:
+        """Parameters of the stages from this one up."""
+        return sum(self.stage_params(stage) for stage in range(layer, len(self.depths)))
+
+    def image_flops(self, layer: int = 0) -> int:
+        """Multiply-adds times two of one forward pass over an image, through the stages from this one up."""
+        total, side = 2 * 3 * 16 * self.widths[0] * (self.image // 4) ** 2 if layer == 0 else 0, self.image // 4
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            entry = 0
             if stage:
                 side //= 2
-                total += 2 * 4 * self.widths[stage - 1] * width * side * side
-            total += depth * 2 * (49 * width + 8 * width * width) * side * side
+                entry = 8 * self.widths[stage - 1] * width * side * side
+            if stage >= layer:
+                total += entry + depth * 2 * (49 * width + 8 * width * width) * side * side
         return total
+
+    def kept_values(self) -> int:
+        """Values that a backward pass with checkpointing keeps of one image: the input of every block."""
+        sides = [self.image // 4 >> stage for stage in range(len(self.depths))]
+        return sum(d * w * side * side for d, w, side in zip(self.depths, self.widths, sides, strict=True))
 
 
 Tower = VisionSize | ConvNextSize
@@ -183,6 +213,43 @@ _SAME_SHAPE = {
     "liuhaotian/llava-v1.5-7b": "vicuna-7b",
     "liuhaotian/llava-v1.5-13b": "vicuna-13b",
 }
+
+
+# what names of folders and of whole LLaVA checkpoints say beside the names above
+_MARKS = {
+    "llava-v1.5-7b": "vicuna-7b",
+    "llava-1.5-7b": "vicuna-7b",
+    "llava-v1.5-13b": "vicuna-13b",
+    "llava-1.5-13b": "vicuna-13b",
+    "llava-v1.6-34b": "yi-34b",
+    "llama3-llava-next-8b": "llama-3-8b",
+    **{name: name for name in LANGUAGE},
+}
+_TOWER_MARKS = {
+    "clip-vit-large-patch14": "clip-l-224",
+    "clip-vit-large-patch14-336": "clip-l-336",
+    "siglip-so400m-patch14-384": "siglip-so400m-384",
+    "convnext": "convnext-l",
+    # every whole checkpoint of these generations looks through CLIP-L at 336 pixels
+    **dict.fromkeys(("llava-v1.5", "llava-1.5", "llava-v1.6", "llava-next-8b"), "clip-l-336"),
+}
+
+
+def recognise_language(names: Iterable[str]) -> LanguageSize | None:
+    """The language model that names of weights or folders speak of; the longest mark wins, None without any."""
+    found = _longest_mark(_MARKS, names)
+    return LANGUAGE[found] if found else None
+
+
+def recognise_vision(names: Iterable[str], image: int | None = None) -> Tower | None:
+    """The tower that names speak of; `image` is the resolution of a ConvNeXt, which no name of weights tells."""
+    found = _longest_mark(_TOWER_MARKS, names)
+    return VISION.get(f"{found}-{image}" if found == "convnext-l" else found or "")
+
+
+def _longest_mark(marks: Mapping[str, str], names: Iterable[str]) -> str | None:
+    said = " ".join(names).lower()
+    return marks[max(found, key=len)] if (found := [mark for mark in marks if mark in said]) else None
 
 
 def language_size(name: str) -> LanguageSize:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from llavaflow.models.templates import for_family, names
-from llavaflow.pipelines._batch import split_batch
+from llavaflow.pipelines._estimate import Estimate, estimate_training
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
-from llavaflow.pipelines._job import TrainingJob, read_job, texts
-from llavaflow.pipelines._plan import estimated, row_tokens_of
+from llavaflow.pipelines._job import texts
 from llavaflow.stages.train import Train
 
 # what a language model's name says about its family, the narrower first
@@ -29,21 +28,15 @@ def _trains(preflight: Preflight) -> Iterator[tuple[str, Train]]:
             yield name, stage
 
 
-def _job(preflight: Preflight, stage: Train) -> TrainingJob | None:
+def _estimate(preflight: Preflight, stage: Train) -> Estimate:
     item = preflight.resolved.get(preflight.recipe.name_of(stage.data))
-    return read_job(stage, item.artifact.facts if item and item.artifact else None)
+    return estimate_training(stage, preflight.machine, item.artifact.facts if item and item.artifact else None)
 
 
 def global_batch(preflight: Preflight) -> Iterator[Problem]:
     """The global batch has equal shares on this machine."""
     for name, stage in _trains(preflight):
-        split = split_batch(
-            stage.global_batch,
-            preflight.machine,
-            max_length=stage.max_length,
-            row_tokens=row_tokens_of(preflight.machine),
-            batching=stage.batching,
-        )
+        split = _estimate(preflight, stage).split
         if split.problem:
             mend = "choose such a machine; the global batch is part of the result and stays"
             yield Problem(what=split.problem, where=name, mend=mend, warning=bool(split.accumulation))
@@ -52,10 +45,10 @@ def global_batch(preflight: Preflight) -> Iterator[Problem]:
 def gpu_memory(preflight: Preflight) -> Iterator[Problem]:
     """The job fits into the devices."""
     for name, stage in _trains(preflight):
-        row = estimated(stage, preflight.machine, _job(preflight, stage))
-        if row is not None and row.fits is False and row.gpu_memory_gib:
-            what = f"{row.gpu_memory_gib:.0f} GiB are needed, {preflight.machine.gpu_memory_gib:.0f} are there"
-            yield Problem(what=what, where=f"{name} on {preflight.machine.name}", mend=row.note.partition("fits: ")[2])
+        found = _estimate(preflight, stage)
+        if found.memory and found.change:
+            what = f"{found.memory.total:.0f} GiB are needed, {preflight.machine.gpu_memory_gib:.0f} are there"
+            yield Problem(what=what, where=f"{name} on {preflight.machine.name}", mend=found.change)
 
 
 def precision(preflight: Preflight) -> Iterator[Problem]:
@@ -103,7 +96,7 @@ def projector(preflight: Preflight) -> Iterator[Problem]:
 def length(preflight: Preflight) -> Iterator[Problem]:
     """A picture's tokens leave room for text."""
     for name, stage in _trains(preflight):
-        job = _job(preflight, stage)
+        job = _estimate(preflight, stage).job
         if job is None:
             continue
         # the largest published layout of high-resolution pictures: four tiles and the overview, with line ends
@@ -117,7 +110,7 @@ def length(preflight: Preflight) -> Iterator[Problem]:
 def saving(preflight: Preflight) -> Iterator[Problem]:
     """A run saves before it ends: otherwise a crash costs all of it."""
     for name, stage in _trains(preflight):
-        job = _job(preflight, stage)
+        job = _estimate(preflight, stage).job
         if job is None or job.lengths is None:
             continue
         steps = int(job.lengths.samples * job.epochs / job.global_batch)

@@ -2,9 +2,11 @@
 
 Per token and parameter of the blocks: 2 FLOPs forward, 2 more where blocks are worked through again, 2 backward to the
 inputs (a frozen model passes gradients on as well), 2 to the weights that train. Tokens are those that the devices
-work on, padding included. Elementwise work is bound by memory, not by arithmetic, and ZeRO-3 sends every weight of the
-model three times per micro-step. The constants were fitted to published times (tests/pipelines/test_hours.py has them,
-and what each would be estimated at by the others alone).
+work on, padding included. Matrix products run at the rate of their arithmetic: bf16 on tensor cores, float32 beside
+them, sixteen times slower on an A100 and eight on a V100. Elementwise work is bound by memory, not by arithmetic, and
+ZeRO-3 sends every weight of the model three times per micro-step. The constants are those under which the
+worst of the published times is nearest (tests/pipelines/test_hours.py has them, and what each would be estimated at by
+the others alone).
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from llavaflow.pipelines._job import TrainingJob
 from llavaflow.pipelines._lengths import Lengths
 
 # share of the peak that matrix products reach
-UTILISATION = 0.6
-# memory traffic of a block per token, in hidden vectors of two bytes, forward, again and backward
-TRAFFIC_VECTORS = 450.0
+UTILISATION = 0.65
+# memory traffic of a block per token, in hidden vectors, forward, again and backward
+TRAFFIC_VECTORS = 650.0
 # share of the link that collectives reach
-LINK_SHARE = 0.5
+LINK_SHARE = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +37,14 @@ class Constants:
 def estimate_hours(
     job: TrainingJob, machine: Machine, *, per_device: int, row_tokens: int, constants: Constants | None = None
 ) -> float | None:
-    """Wall-clock hours of the whole stage; None without a length census or a GPU."""
-    if job.lengths is None or not machine.gpus:
+    """Wall-clock hours of the whole stage; None without a length census, or where the machine's rate is not known."""
+    rate = machine.peak_tflops if job.arithmetic == "bf16" else machine.float32_tflops
+    if job.lengths is None or not machine.gpus or not rate or not machine.memory_gbs:
         return None
     known = constants or Constants()
     tokens = job.lengths.computed(job.image_tokens, job.max_length, per_device=per_device, batching=job.batching)
-    arithmetic = flops(job, job.lengths, tokens) / (machine.peak_tflops * 1e12 * known.utilisation)
-    bytes_moved = tokens * job.language.layers * job.language.hidden * 2 * known.traffic_vectors
+    arithmetic = flops(job, job.lengths, tokens) / (rate * 1e12 * known.utilisation)
+    bytes_moved = tokens * job.language.layers * job.language.hidden * job.weight_bytes * known.traffic_vectors
     memory = bytes_moved / (machine.memory_gbs * 1e9)
     seconds = (arithmetic + memory) / machine.devices
     samples = job.lengths.samples
@@ -53,18 +56,23 @@ def flops(job: TrainingJob, lengths: Lengths, tokens: float) -> float:
     """FLOPs of one epoch over these tokens."""
     again = 2 if job.checkpointing else 0
     learn = 2 if job.trains_language and not job.lora_rank else 0
-    language = (2 + again + 2 + learn) * job.language.blocks * tokens
+    language = (2 + again + 2 + learn) * job.language.matrices * tokens
     # scores and weighted values, causal: half of the square
     context = tokens / lengths.samples
     attention = (2 + again + 4) * job.language.layers * job.language.hidden * tokens * context
-    head = 6 * job.language.vocabulary * job.language.hidden * tokens * 0.3
-    vision = lengths.pictures * job.tiles * job.vision.gflop * 1e9 * (4 if job.trains_vision else 1)
-    return language + attention + head + vision
+    head = 6 * job.language.vocab * job.language.hidden * tokens * 0.3
+    return language + attention + head + lengths.pictures * job.tiles * picture_flops(job)
+
+
+def picture_flops(job: TrainingJob) -> float:
+    """FLOPs of one image of the tower's size: forward, and again and backward through the layers that train."""
+    trained = job.vision.image_flops(job.vision_from_layer) if job.trains_vision else 0
+    return job.vision.image_flops() + 3 * trained
 
 
 def _traffic_s(job: TrainingJob, machine: Machine, known: Constants) -> float:
     """Seconds of ZeRO traffic in a micro-step that compute does not hide."""
-    if job.zero < 3:
+    if job.zero < 3 or not machine.link_gbs:
         return 0.0
     bytes_sent = 3 * job.weight_bytes * job.parameters
     link = machine.link_gbs if machine.nodes == 1 else min(machine.link_gbs, machine.network_gbs * 8)

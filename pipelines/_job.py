@@ -1,66 +1,39 @@
-"""TrainingJob: what a planner must know of a training stage, read from its fields and two tables, without torch.
+"""TrainingJob: what a planner must know of a training stage, read from its fields, without torch.
 
-Sizes of models and lengths of mixtures are data (`_model_sizes.json`, `_length_census.json`). What they do not hold is
-None, and every estimate that needs it is None too: a plan says nothing rather than something invented.
+Sizes of models are `models/sizes.py`, lengths of mixtures `_length_census.json`. What they do not hold is None, and
+every estimate that needs it is None too: a plan says nothing rather than something invented.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from llavaflow.infra.artifact import Json
-from llavaflow.pipelines._lengths import Lengths
+from llavaflow.models.images import ImageRule, count_tiles, count_tokens
+from llavaflow.models.sizes import LanguageSize, Tower, projector_params, recognise_language, recognise_vision
+from llavaflow.pipelines._lengths import Lengths, census_of
 from llavaflow.stages._stage import Stage
+from llavaflow.stages.train import Train
 
-# rank 128 adapters on the seven matrices of a block, when the stage does not say
-DEFAULT_LORA_RANK = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Language:
-    """A language model's size."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
-
-    @property
-    def blocks(self) -> int:
-        """Parameters that work on every token: without the embedding table and the output head."""
-        return self.parameters - 2 * self.vocabulary * self.hidden
-
-    def lora_parameters(self, rank: int) -> int:
-        return self.layers * rank * (8 * self.hidden + 3 * (self.hidden + self.intermediate))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vision:
-    """A vision tower's size; `gflop` is one forward pass over one picture."""
-
-    parameters: int
-    hidden: int
-    layers: int
-    tokens: int
-    gflop: float
+# what stands for a picture whose size nobody knows: COCO's usual one
+PHOTOGRAPH = (640, 480)
+Arithmetic = Literal["bf16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """A training stage as numbers."""
+    """A training stage as numbers. `weight_bytes`: of a weight and of an activation as they lie in memory."""
 
-    language: Language
-    vision: Vision
+    language: LanguageSize
+    vision: Tower
     projector_parameters: int
     trains_language: bool
     trains_vision: bool
+    vision_from_layer: int
     lora_rank: int
     global_batch: int
     epochs: int
@@ -69,87 +42,76 @@ class TrainingJob:
     zero: int
     offload: str
     weight_bytes: int
+    arithmetic: Arithmetic
     checkpointing: bool
     tiles: float
+    image_tokens: float
     lengths: Lengths | None
+
+    @property
+    def adapters(self) -> int:
+        """Parameters of LoRA."""
+        return self.language.lora_params(self.lora_rank) if self.lora_rank else 0
 
     @property
     def trainable(self) -> int:
         """Parameters with gradients and optimizer state."""
-        language = self.language.lora_parameters(self.lora_rank) if self.lora_rank else self.language.parameters
-        parts = (language if self.trains_language else 0, self.vision.parameters if self.trains_vision else 0)
-        return sum(parts) + self.projector_parameters
+        language = self.adapters or self.language.params
+        vision = self.vision.params_from(self.vision_from_layer) if self.trains_vision else 0
+        return (language if self.trains_language else 0) + vision + self.projector_parameters
 
     @property
     def parameters(self) -> int:
-        adapters = self.language.lora_parameters(self.lora_rank) if self.lora_rank else 0
-        return self.language.parameters + self.vision.parameters + self.projector_parameters + adapters
+        return self.language.params + self.vision.params + self.projector_parameters + self.adapters
 
-    @property
-    def image_tokens(self) -> float:
-        return self.tiles * self.vision.tokens
-
-
-@cache
-def _table(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(files("llavaflow.pipelines").joinpath(name).read_text())
-    return loaded
+    def longest(self) -> int:
+        """Tokens of the longest sample that a device may meet."""
+        return self.lengths.longest(self.image_tokens, self.max_length) if self.lengths else self.max_length
 
 
-def read_job(stage: Any, facts: Mapping[str, Json] | None = None) -> TrainingJob | None:
-    """The job of a training stage; None when its models are not in the table. `facts`: of its data, once built."""
-    models = _models(stage)
-    if models is None:
+def read_job(stage: Train, facts: Mapping[str, Json] | None = None, *, bf16: bool = True) -> TrainingJob | None:
+    """The job of a training stage; None when its models are not known by name.
+
+    facts: of its data, once built. bf16: whether the chip has it; without, the job can only run in float32.
+    """
+    names = list(texts(stage, inside=("vision", "language", "base")))
+    language, vision = recognise_language(names), recognise_vision(names, stage.image_size_px)
+    if language is None or vision is None:
         return None
-    language, vision = models
-    anyres = getattr(stage, "image_aspect", "") == "anyres"
-    depth = 2 if "2x" in stage.projector else 1
+    arithmetic: Arithmetic = "bf16" if stage.precision == "bf16" and bf16 else "float32"
+    samples = facts.get("samples") if facts else None
+    lengths = census_of(texts(stage.data), samples if isinstance(samples, int) else None)
+    tiles, image_tokens = pictures(stage, vision, lengths)
     return TrainingJob(
         language=language,
         vision=vision,
-        projector_parameters=(vision.hidden + (depth - 1) * language.hidden) * language.hidden,
+        projector_parameters=projector_params(stage.projector, vision.hidden, language.hidden),
         trains_language="language_model" in stage.trainable,
         trains_vision="vision_tower" in stage.trainable,
-        lora_rank=_lora_rank(getattr(stage, "lora", None)),
+        vision_from_layer=stage.vision_from_layer,
+        lora_rank=stage.lora.r if stage.lora else 0,
         global_batch=stage.global_batch,
         epochs=stage.epochs,
         max_length=stage.max_length,
-        batching=getattr(stage, "batching", "packed"),
+        batching=stage.batching,
         zero=stage.zero,
-        offload=getattr(stage, "offload", "none"),
-        weight_bytes=4 if getattr(stage, "precision", "bf16") == "float32" else 2,
-        checkpointing=getattr(stage, "gradient_checkpointing", True),
-        # the mean over photographs of the five published layouts, overview included
-        tiles=4.2 if anyres else 1.0,
-        lengths=_lengths(stage.data, facts),
+        offload=stage.offload,
+        weight_bytes=2 if arithmetic == "bf16" else 4,
+        arithmetic=arithmetic,
+        checkpointing=stage.gradient_checkpointing,
+        tiles=tiles,
+        image_tokens=image_tokens,
+        lengths=lengths,
     )
 
 
-def _lora_rank(lora: Any) -> int:
-    if not lora:
-        return 0
-    rank = lora if isinstance(lora, int) and lora > 1 else getattr(lora, "rank", getattr(lora, "r", DEFAULT_LORA_RANK))
-    return int(rank)
-
-
-def _models(stage: Any) -> tuple[Language, Vision] | None:
-    table = _table("_model_sizes.json")
-    names = [name.lower() for name in texts(stage, inside=("vision", "language", "base"))]
-    # what a ConvNeXt costs depends on its resolution, which no name of weights tells
-    names += [f"convnext_large-{stage.image_size_px}" for name in names if "convnext_large" in name][:1]
-    for alias, (language, vision) in table["aliases"].items():
-        if any(alias in name for name in names):
-            return Language(**table["language"][language]), Vision(**table["vision"][vision])
-    language = _longest_match(table["language"], names)
-    vision = _longest_match(table["vision"], names)
-    if language is None or vision is None:
-        return None
-    return Language(**table["language"][language]), Vision(**table["vision"][vision])
-
-
-def _longest_match(table: Mapping[str, object], names: list[str]) -> str | None:
-    found = [key for key in table if any(key in name for name in names)]
-    return max(found, key=len, default=None)
+def pictures(stage: Train, vision: Tower, lengths: Lengths | None) -> tuple[float, float]:
+    """Tiles and tokens of a mean picture; one tile unless pictures are cut to pinpoints."""
+    if stage.image_aspect != "anyres":
+        return 1.0, float(vision.tokens)
+    rule = ImageRule(aspect="anyres", size=vision.image, patch=vision.patch, pinpoints=stage.pinpoints)
+    over = lengths.mean_over_pictures if lengths else lambda value: value(*PHOTOGRAPH)
+    return over(partial(count_tiles, rule)), over(partial(count_tokens, rule))
 
 
 def texts(stage: Stage, inside: tuple[str, ...] = ()) -> Iterator[str]:
@@ -172,15 +134,3 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(item)
     elif hasattr(value, "__dataclass_fields__"):
         yield from _texts(vars(value))
-
-
-def _lengths(data: Stage, facts: Mapping[str, Json] | None) -> Lengths | None:
-    """What is known of the data's lengths: a published mixture that it names, with the built number of samples."""
-    table = _table("_length_census.json")
-    names = {alias: alias for alias in table["mixtures"]} | table["aliases"]
-    said = [text.lower() for text in texts(data)]
-    mixture = _longest_match(names, said)
-    if mixture is None:
-        return None
-    samples = facts.get("samples") if facts else None
-    return Lengths.of(table["mixtures"][names[mixture]], table["parts"], samples if isinstance(samples, int) else None)

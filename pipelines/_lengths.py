@@ -1,28 +1,45 @@
-"""Lengths: how many tokens the samples of a mixture have, as a small histogram, and what padding makes of them."""
+"""Lengths: how many tokens the samples of a mixture have, as a small histogram, and what padding makes of them.
+
+The histograms are `_length_census.json`: deciles of each part, counts of each mixture, and where an estimate stands in
+for a count, on what it rests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any, Self
+
+Size = tuple[int, int]
+# the last decile stands for its mean; its longest sample is about twice that
+LONGEST = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """`rows`: (text tokens, with a picture or not, number of samples)."""
+    """`rows`: (text tokens, with a picture or not, number of samples); `sizes`: (width, height) and how many have it.
+
+    basis: what they rest on where nobody counted.
+    """
 
     rows: tuple[tuple[float, bool, float], ...]
+    sizes: tuple[tuple[Size, float], ...] = ()
+    basis: str = ""
 
     @classmethod
-    def of(cls, counts: Mapping[str, int], parts: Mapping[str, Any], samples: int | None) -> Self:
+    def of(cls, counts: Mapping[str, int], parts: Mapping[str, Any], samples: int | None, basis: str = "") -> Self:
         """The histogram of a mixture from its parts' deciles, scaled to `samples` when that is known."""
         scale = samples / sum(counts.values()) if samples else 1.0
         rows = [
-            (float(text), parts[name]["image"], count * scale / 10)
+            (float(text), parts[name]["size"] is not None, count * scale / 10)
             for name, count in counts.items()
             for text in parts[name]["deciles"]
         ]
-        return cls(rows=tuple(rows))
+        seen = [(parts[name]["size"], count * scale) for name, count in counts.items() if parts[name]["size"]]
+        return cls(rows=tuple(rows), sizes=tuple(((width, height), n) for (width, height), n in seen), basis=basis)
 
     @property
     def samples(self) -> float:
@@ -32,9 +49,17 @@ class Lengths:
     def pictures(self) -> float:
         return sum(count for _, picture, count in self.rows if picture)
 
+    def mean_over_pictures(self, value: Callable[[int, int], float]) -> float:
+        """The mean of what a picture's width and height decide."""
+        return sum(count * value(*size) for size, count in self.sizes) / sum(count for _, count in self.sizes)
+
     def tokens(self, image_tokens: float, max_length: int) -> float:
         """Real tokens of one epoch."""
         return sum(count * _length(text, picture, image_tokens, max_length) for text, picture, count in self.rows)
+
+    def longest(self, image_tokens: float, max_length: int) -> int:
+        """Tokens of the longest sample, cut at the limit."""
+        return max(int(_length(LONGEST * text, picture, image_tokens, max_length)) for text, picture, _ in self.rows)
 
     def computed(self, image_tokens: float, max_length: int, *, per_device: int, batching: str) -> float:
         """Tokens that the devices work on in one epoch: the real ones, and the padding of this way to batch.
@@ -65,3 +90,22 @@ class Lengths:
 
 def _length(text: float, picture: bool, image_tokens: float, max_length: int) -> float:
     return min(float(max_length), text + (image_tokens if picture else 0.0))
+
+
+@cache
+def census() -> dict[str, Any]:
+    """The shipped table: `parts`, `mixtures`, `aliases`, and `basis` for mixtures whose lengths nobody counted."""
+    loaded: dict[str, Any] = json.loads(files("llavaflow.pipelines").joinpath("_length_census.json").read_text())
+    return loaded
+
+
+def census_of(names: Iterable[str], samples: int | None) -> Lengths | None:
+    """The lengths of the published mixture that these names of files and settings speak of; None without one."""
+    table = census()
+    known = {alias: alias for alias in table["mixtures"]} | table["aliases"]
+    said = " ".join(names).lower()
+    found = max((alias for alias in known if alias in said), key=len, default=None)
+    if found is None:
+        return None
+    mixture = known[found]
+    return Lengths.of(table["mixtures"][mixture], table["parts"], samples, table["basis"].get(mixture, ""))

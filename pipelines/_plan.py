@@ -1,8 +1,8 @@
 """Plan: what a run would do, why, and what it would take. Nothing is imported that costs time, nothing is started.
 
-What is built costs nothing. A training stage is estimated from its fields (`_job`, `_memory`, `_hours`), a synthesis
-stage from its prompts and prices (`_requests`), any other by how long this recipe took for it the last time. What is
-not known is null.
+What is built costs nothing. A training stage is estimated from its fields (`_estimate`), a synthesis stage from its
+prompts and prices (`_requests`), any other, on this computer, by how long this recipe took for it the last time. What
+is not known is null, and the note says why.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from llavaflow.infra.artifact import Json
 from llavaflow.infra.errors import InputError
 from llavaflow.infra.machine import Machine
 from llavaflow.infra.store import ArtifactStore
-from llavaflow.pipelines._batch import Split, split_batch
-from llavaflow.pipelines._hours import estimate_hours
-from llavaflow.pipelines._job import TrainingJob, read_job
-from llavaflow.pipelines._memory import estimate_memory, smallest_change
+from llavaflow.pipelines._estimate import estimate_training
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.pipelines._requests import estimate_requests
 from llavaflow.stages._identity import Resolved, State, resolve
 from llavaflow.stages.synthesize import Synthesize
-from llavaflow.stages.train import CPU_ROW_TOKENS, GPU_TOKENS_PER_GIB, Train
+from llavaflow.stages.train import Train
+
+# why a plan has no hours for a kind of stage that it has not seen run
+NOT_ESTIMATED = {
+    "Download": "the servers that hold the images set the pace",
+    "Synthesize": "the service's rate limit sets the pace",
+    "Judge": "the service's rate limit sets the pace",
+    "Evaluate": "the lengths of the answers are not known",
+    "Caption": "the number of images that the filters leave is not known",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,74 +103,42 @@ def _row(
     row = PlanRow(name=item.name, fingerprint=item.fingerprint, status=item.state, why=item.why)
     if isinstance(item.stage, Train):
         data = resolved[recipe.name_of(item.stage.data)].artifact
-        row = _training_row(row, item.stage, machine, read_job(item.stage, data.facts if data else None))
+        row = _training_row(row, item.stage, machine, data.facts if data else None)
     elif isinstance(item.stage, Synthesize) and (asked := estimate_requests(item.stage)):
         tokens = asked.input_tokens + asked.output_tokens
         row = replace(row, requests=asked.requests, tokens=tokens, cost_usd=asked.usd)
     if item.state == "built":
         return replace(row, hours=0.0, cost_usd=0.0)
-    return row if row.hours is not None else _as_last_time(row, recipe.name, store, machine)
+    if row.hours is not None:
+        return row
+    why_not = NOT_ESTIMATED.get(item.stage.type_name(), "it has not run here")
+    return _as_last_time(row, recipe.name, store, machine, why_not)
 
 
-def row_tokens_of(machine: Machine) -> int:
-    """Tokens of one micro-step of one worker, as the training stage has it."""
-    return int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
-
-
-def _training_row(row: PlanRow, stage: Train, machine: Machine, job: TrainingJob | None) -> PlanRow:
-    split = split_batch(
-        stage.global_batch,
-        machine,
-        max_length=stage.max_length,
-        row_tokens=row_tokens_of(machine),
-        batching=stage.batching,
-    )
-    row = replace(
-        row,
-        global_batch=stage.global_batch,
-        per_device_batch=split.per_device,
-        grad_accum=split.accumulation,
-        note=split.problem,
-        fits=None if split.accumulation else False,
-    )
-    known = job is not None and machine.gpus and split.accumulation
-    return _estimated(row, job, machine, split) if job and known else row
-
-
-def estimated(stage: Train, machine: Machine, job: TrainingJob | None) -> PlanRow | None:
-    """The estimates of one training stage by itself; None where its models are not known."""
-    if job is None:
-        return None
-    return _training_row(PlanRow(name="", fingerprint="", status="missing", why=""), stage, machine, job)
-
-
-def _estimated(row: PlanRow, job: TrainingJob, machine: Machine, split: Split) -> PlanRow:
-    row_tokens = split.row_tokens if job.batching == "packed" else (split.per_device or 1) * job.max_length
-    memory = estimate_memory(job, machine.ranks, row_tokens)
-    hours = estimate_hours(job, machine, per_device=split.per_device or 1, row_tokens=row_tokens)
-    price = machine.usd_per_gpu_hour
-    fits = memory.fits(machine)
-    advice = "" if fits else f"{memory.total:.0f} GiB on {machine.gpu_memory_gib:.0f}; what fits: "
+def _training_row(row: PlanRow, stage: Train, machine: Machine, facts: Mapping[str, Json] | None) -> PlanRow:
+    found = estimate_training(stage, machine, facts)
+    price, hours = machine.usd_per_gpu_hour, found.hours
     return replace(
         row,
-        gpu_memory_gib=round(memory.total, 1),
-        fits=fits,
+        global_batch=stage.global_batch,
+        per_device_batch=found.split.per_device,
+        grad_accum=found.split.accumulation,
+        gpu_memory_gib=round(found.memory.total, 1) if found.memory else None,
+        fits=found.fits,
         hours=round(hours, 2) if hours is not None else None,
         cost_usd=round(hours * machine.devices * price, 2) if hours is not None and price is not None else None,
-        note=row.note if fits else advice + smallest_change(job, machine, row_tokens),
+        note="; ".join(found.notes),
     )
 
 
-def _as_last_time(row: PlanRow, recipe: str, store: ArtifactStore, machine: Machine) -> PlanRow:
+def _as_last_time(row: PlanRow, recipe: str, store: ArtifactStore, machine: Machine, why_not: str) -> PlanRow:
     """How long the newest artifact of this recipe's stage took, where it is the same kind of work."""
-    if machine.gpus:
-        return row
-    for pointer in store.history(recipe, row.name)[:1]:
+    for pointer in store.history(recipe, row.name)[:1] if not machine.gpus else ():
         artifact = store.find(pointer.fingerprint)
         if artifact is not None:
             seconds = store.record(artifact).seconds
             return replace(row, hours=round(seconds / 3600, 4), note=row.note or "hours: as the last time")
-    return row
+    return row if row.note else replace(row, note=f"hours not estimated: {why_not}")
 
 
 def refuse_past_budget(plan: Plan, max_usd: float | None) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from llavaflow.infra.errors import InputError
-from llavaflow.models.sizes import ConvNextSize, VisionSize, language_size, projector_params, vision_size
+from llavaflow.models.sizes import (
+    ConvNextSize,
+    VisionSize,
+    language_size,
+    projector_params,
+    recognise_language,
+    recognise_vision,
+    vision_size,
+)
 
 PUBLISHED = {
     "vicuna-7b": 6_738_415_616,
@@ -89,3 +97,31 @@ def test_hub_names_are_known_and_others_refused() -> None:
         language_size("vicuna-8b")
     with pytest.raises(InputError, match="unknown vision tower"):
         vision_size("clip-l-336", image=448)
+
+
+@pytest.mark.parametrize(
+    ("names", "language", "vision"),
+    [
+        (["openai/clip-vit-large-patch14-336", "lmsys/vicuna-13b-v1.5"], "vicuna-13b", "clip-l-336"),
+        (["openai/clip-vit-large-patch14", "data/vicuna-13b-v0"], "vicuna-13b", "clip-l-224"),
+        (["liuhaotian/llava-v1.6-34b"], "yi-34b", "clip-l-336"),
+        (["llava-hf/llava-1.5-7b-hf"], "vicuna-7b", "clip-l-336"),
+        (["data/convnext_large", "lmsys/vicuna-7b-v1.5"], "vicuna-7b", "convnext-l-768"),
+        (["NousResearch/Nous-Hermes-2-Yi-34B", "google/siglip-so400m-patch14-384"], "yi-34b", "siglip-so400m-384"),
+        (["my-checkpoint"], None, None),
+    ],
+)
+def test_names_of_weights_and_folders_tell_the_shape(
+    names: list[str], language: str | None, vision: str | None
+) -> None:
+    model, tower = recognise_language(names), recognise_vision(names, 768)
+    assert (model and model.name, tower and tower.name) == (language, vision)
+
+
+def test_only_the_part_that_trains_is_counted() -> None:
+    tower, clip = vision_size("convnext-l-768"), vision_size("clip-l-336")
+    assert tower.params_from(4) < tower.params_from(2) < tower.params
+    assert 0 < tower.image_flops(4) < tower.image_flops(2) < tower.image_flops()
+    # what LLaVA's tower does on one picture, by the matrices and the attention over 577 places
+    assert clip.image_flops() == pytest.approx(382e9, rel=0.01)
+    assert language_size("vicuna-7b").lora_params(128) == 319_815_680

@@ -29,6 +29,7 @@ PUBLISHED = (
     ("llava15", "finetune", "a100-40g", (10, 10)),
     ("conv-llava-768", "finetune", "a800-80g", (6, 6)),
     ("llava-next-llama3-8b", "finetune", "a100-80g:2x8", (15, 20)),
+    ("projector-vicuna-7b-v1-3-224", "pretrain", "v100-32g", (20, 20)),
 )
 # (recipe, machine): what users report about memory
 FITS = (
@@ -39,6 +40,11 @@ FITS = (
     ("llava15-lora", "rtx3090", True),
     ("llava15-13b", "rtx3090", False),
     ("llava15-13b", "a100-40g:1x4", False),
+    ("llava15-13b", "a100-40g", False),
+    ("llava15", "a100-40g:1x4", False),
+    ("llava15", "a100-80g:1x1", False),
+    ("llava16-34b", "a100-80g:4x8", True),
+    ("llava16-34b", "a100-80g", False),
 )
 
 

@@ -1,0 +1,77 @@
+"""Estimate: one training stage on one machine, as the plan prints it and the gates judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from llavaflow.infra.artifact import Json
+from llavaflow.infra.machine import Machine
+from llavaflow.pipelines._batch import Split, split_batch
+from llavaflow.pipelines._hours import estimate_hours
+from llavaflow.pipelines._job import TrainingJob, read_job
+from llavaflow.pipelines._memory import Memory, estimate_memory, smallest_change
+from llavaflow.stages.train import CPU_ROW_TOKENS, GPU_TOKENS_PER_GIB, Train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What is known beforehand; None is unknown. `change`: what would make it fit, empty when it fits."""
+
+    split: Split
+    job: TrainingJob | None = None
+    memory: Memory | None = None
+    hours: float | None = None
+    change: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool | None:
+        if not self.split.accumulation:
+            return False
+        return not self.change if self.memory else None
+
+
+def estimate_training(stage: Train, machine: Machine, facts: Mapping[str, Json] | None = None) -> Estimate:
+    """Batch, memory and hours of a training stage. `facts`: of its data, once built."""
+    row_tokens = row_tokens_of(machine)
+    split = split_batch(
+        stage.global_batch, machine, max_length=stage.max_length, row_tokens=row_tokens, batching=stage.batching
+    )
+    job = read_job(stage, facts, bf16=machine.bf16 or not machine.gpus)
+    if job is None or not machine.gpus or not split.accumulation:
+        return Estimate(split=split, job=job, notes=tuple(filter(None, _notes(split, job, machine))))
+    per_device = split.per_device or 1
+    tokens = row_tokens if job.batching == "packed" else per_device * job.longest()
+    memory = estimate_memory(job, machine.ranks, tokens)
+    change = "" if memory.fits(machine) else smallest_change(job, machine, tokens)
+    hours = estimate_hours(job, machine, per_device=per_device, row_tokens=tokens)
+    notes = [f"does not fit; what does: {change}"] if change else []
+    return Estimate(
+        split=split,
+        job=job,
+        memory=memory,
+        hours=hours,
+        change=change,
+        notes=tuple(filter(None, [*notes, *_notes(split, job, machine)])),
+    )
+
+
+def row_tokens_of(machine: Machine) -> int:
+    """Tokens of one micro-step of one worker, as the training stage has it."""
+    return int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
+
+
+def _notes(split: Split, job: TrainingJob | None, machine: Machine) -> Iterator[str]:
+    """What a reader must know of an estimate, or why there is none."""
+    yield split.problem
+    if not machine.gpus:
+        return
+    if job is None:
+        yield "hours and memory not estimated: no known model in its names (models/sizes.py)"
+    elif job.lengths is None:
+        yield "hours not estimated: nobody counted the lengths of this data"
+    else:
+        yield f"lengths: {job.lengths.basis}" if job.lengths.basis else ""
+    if job is not None and not machine.bf16:
+        yield f"{machine.kind} has no bf16: estimated in float32"
