@@ -86,7 +86,8 @@ def _markdown(page: Mapping[str, Any]) -> str:
         lines += ["", _line(head), _line(["---"] * len(head))]
         for name, row in page["types"].items():
             lines.append(_line([name, str(row["n"]), *(f"{row[key]:.1f}" for key in series)]))
-        lines.append(_line(["**mean**", str(sum(row["n"] for row in page["types"].values())), *(f"{page['mean'][key]:.1f}" for key in series)]))
+        total = sum(row["n"] for row in page["types"].values())
+        lines.append(_line(["**mean**", str(total), *(f"{page['mean'][key]:.1f}" for key in series)]))
         lines += ["", "![scores](pictures/bars.png)"]
     if page["judged"]:
         lines += ["", f"Open questions, reviewed by {page['judge']['title']}:", "", *_judged_table(page["judged"])]
