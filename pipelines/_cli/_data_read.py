@@ -30,7 +30,7 @@ MALFORMED_SHOWN = 10
 @click.argument("source_name", metavar="SOURCE")
 @click.option("--path", type=FILE, required=True, help="File or folder in the authors' layout, plain or gzipped.")
 @click.option("--images", type=FILE, help="Folder of the images; without it, they are looked for beside the raw files.")
-@click.option("--out", type=FILE, required=True, help="FILE.jsonl for one record per line, FILE.json for a list.")
+@click.option("-o", "--out", type=FILE, required=True, help="FILE.jsonl for one record per line, FILE.json for a list.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--drop-missing", is_flag=True, help="Leave out records whose image is not there.")
 @click.option("--seed", default=0, show_default=True, help="For the draws that a source's rule makes.")
