@@ -22,3 +22,7 @@ test-all: lint
 
 bench: install
 	$(BIN)/python -m pytest -m "slow or not slow" -s tests/bench
+
+# on a machine with a GPU, torch and transformers; nothing of this project need be installed there
+bench-gpu:
+	$(or $(PYTHON),python3) tests/bench/gpu.py --out tests/bench/gpu.json

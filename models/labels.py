@@ -15,10 +15,12 @@ its reason, never a silent row of -100.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -244,13 +246,14 @@ class _Encoder:
         return Encoded(input_ids=ids, labels=labels, images=len(tokens.images))
 
     def _learned(self, segments: list[Segment], tokens: Tokens) -> Bools:
-        # taught[c]: supervised characters before c; one more at the end so that empty spans can look one ahead
         lengths = [len(segment.text) for segment in segments]
-        flags = np.repeat([*(segment.supervised for segment in segments), False], [*lengths, 1])
-        taught = np.concatenate(([0], np.cumsum(flags)))
+        flags = [segment.supervised for segment in segments]
+        # supervised characters before a place: they rise by one per character inside supervised segments, else not
+        edges = [0, *accumulate(lengths)]
+        taught = [0, *accumulate(map(operator.mul, lengths, flags))]
         # a token of no characters (a lone word-start mark) goes with the character that it stands before
         last_char = np.maximum(tokens.end, tokens.start + 1)
-        learned: Bools = taught[last_char] > taught[tokens.start]
+        learned: Bools = np.interp(last_char, edges, taught) > np.interp(tokens.start, edges, taught)
         first = 0
         for segment, length in zip(segments, lengths, strict=True):
             if segment.lead_tokens:

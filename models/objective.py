@@ -15,16 +15,24 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from llavaflow.models.kernels import Kernels
 from llavaflow.models.labels import IGNORE
 
 
 class Objective(nn.Module):
-    """Wraps a Llava model; `forward` is what the training engine calls."""
+    """Wraps a Llava model; `forward` is what the training engine calls.
 
-    def __init__(self, llava: Any) -> None:
+    loss_parts  logits of a row are made, used and dropped in so many parts, and made again on the way back. A fixed
+                number, not a fixed size: under ZeRO-3 every rank must call the head equally often.
+    """
+
+    def __init__(self, llava: Any, kernels: Kernels | None = None, loss_parts: int = 1) -> None:
         super().__init__()
         self.llava = llava
+        self.kernels = kernels or Kernels()
+        self.loss_parts = loss_parts
 
     def forward(
         self,
@@ -37,14 +45,37 @@ class Objective(nn.Module):
         """Summed loss of rows (rows, tokens). `image_index`: for every image token its row among the tile features."""
         embeddings = self.embeddings(input_ids, pixel_values, image_index)
         hidden = self.llava.model.language_model(
-            inputs_embeds=embeddings, position_ids=position_ids, use_cache=False
+            inputs_embeds=embeddings, position_ids=position_ids, use_cache=False, **self._spans(position_ids)
         ).last_hidden_state
         targets = labels[:, 1:]
         learned = targets != IGNORE
         # only supervised positions reach the vocabulary: the widest matrix of the model works on a fifth of the tokens
-        logits: torch.Tensor = self.llava.lm_head(hidden[:, :-1][learned])
-        loss: torch.Tensor = functional.cross_entropy(logits.float(), targets[learned], reduction="sum")
-        return loss
+        return self._summed(hidden[:, :-1][learned], targets[learned])
+
+    def _spans(self, position_ids: torch.Tensor) -> dict[str, Any]:
+        """The edges of samples, for kernels that are told them instead of a mask."""
+        if self.kernels.dense_mask:
+            return {}
+        from llavaflow.models.attention import spans
+
+        return spans(position_ids)
+
+    def _summed(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.kernels.liger:
+            from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+            fused: torch.Tensor = LigerFusedLinearCrossEntropyLoss(reduction="sum")(
+                self.llava.lm_head.weight, hidden, targets
+            )
+            return fused
+        if self.loss_parts == 1:
+            return self._part(hidden, targets)
+        parts = zip(hidden.tensor_split(self.loss_parts), targets.tensor_split(self.loss_parts), strict=True)
+        return torch.stack([checkpoint(self._part, *part, use_reentrant=False) for part in parts]).sum()
+
+    def _part(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.llava.lm_head(hidden)
+        return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
     def embeddings(self, ids: torch.Tensor, pixels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Text embeddings with image features in place. A batch without images runs a dummy at no weight: under

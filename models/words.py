@@ -174,7 +174,7 @@ def _is_known(state: dict[str, Any]) -> bool:
 def _pieces(section: str) -> tuple[str, list[str]]:
     """The first piece, and the others without the space that each begins with."""
     words = section.split(" ")
-    if not _is_uneven(section):
+    if _is_plain(section, words) or not _is_uneven(section):
         return words[0], words[1:]
     joined = [words[0]]
     for word in words[1:]:
@@ -185,6 +185,14 @@ def _pieces(section: str) -> tuple[str, list[str]]:
         else:
             joined.append(word)
     return joined[0], joined[1:]
+
+
+def _is_plain(section: str, words: list[str]) -> bool:
+    """A quick sign that no space stands first or after white space: two spaces leave an empty word between them, and
+    of all other white space only line breaks may be there."""
+    if "" in words[:-1] or "\n " in section:
+        return False
+    return section.replace("\n", "").isprintable()
 
 
 def _is_uneven(section: str) -> bool:

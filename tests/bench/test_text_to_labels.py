@@ -126,4 +126,4 @@ def test_labels_are_made_eight_times_as_fast_as_by_the_plain_loop() -> None:
         assert fast.labels[one_per_image].tolist() == labels
     quick, slow = best_time(ours), best_time(plain, 2)
     print(f"\ntext to labels: {SAMPLES / quick:,.0f} samples/s, plain loop {SAMPLES / slow:,.0f}: {slow / quick:.1f} x")
-    assert slow / quick > 6
+    assert slow / quick >= 8
