@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,10 +23,12 @@ from urllib.parse import urlsplit
 
 from llavaflow.datasets._index import IndexWriter, record_bytes, sha256_bytes
 from llavaflow.datasets._shards import ShardWriter
+from llavaflow.datasets._source import source
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.pixels import ImageError, image_size
+from llavaflow.stages._card import Card, write_card
 from llavaflow.stages._egress import EgressProxy
 from llavaflow.stages._fetch import Fetched, Group, Wanted, Way, fetch_groups, groups_of, make_fetcher
 from llavaflow.stages._fetch_ledger import ledger_row, ledger_writer, read_successes
@@ -102,7 +104,20 @@ class Download(Stage):
             reasons[REPEATED] = len(repeated)
         reused = sum(item.reason is None for item in known)
         dropped = dict(sorted(reasons.items()))
+        write_card(ctx.out, self._card(ctx, samples, len(entries), dropped))
         return ctx.finish({"samples": samples, "urls": len(entries), "reused": reused, "dropped": dropped})
+
+    def _card(self, ctx: RunContext, samples: int, urls: int, dropped: Mapping[str, int]) -> Card:
+        refused = f"not of pages that say {', '.join(OPT_OUT)}" if self.honour_opt_out else "opt-out headers ignored"
+        return Card(
+            title=f"Images of a URL table ({self._table(ctx).name})",
+            form="pairs",
+            fingerprint=ctx.fingerprint,
+            samples=samples,
+            about=[f"{samples:,} images of {urls:,} distinct URLs, with their texts; {refused}."],
+            licences=[source("url-table").licence],
+            dropped=dropped,
+        )
 
     def _table(self, ctx: RunContext) -> Path:
         return self.urls if isinstance(self.urls, Path) else ctx.path(self.urls) / self.table

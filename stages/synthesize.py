@@ -23,13 +23,14 @@ from urllib.parse import urlsplit
 from llavaflow.datasets._index import IndexWriter, sha256_bytes
 from llavaflow.datasets._sample import Sample, to_llava
 from llavaflow.datasets._shards import ShardWriter
-from llavaflow.datasets._source import Reading
+from llavaflow.datasets._source import Reading, source
 from llavaflow.datasets.coco import Context, contexts
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.pixels import ImageError, image_size
 from llavaflow.stages._answers import Unusable
+from llavaflow.stages._card import Card, write_card
 from llavaflow.stages._chat import NO_KEY, Chat, Endpoint
 from llavaflow.stages._chat_batch import BatchChat
 from llavaflow.stages._jsonl import JsonLines
@@ -90,8 +91,23 @@ class Synthesize(Stage):
         self._write(ctx, root, tasks, requests, replies, samples, bad)
         dropped += Counter(bad.values())
         kinds = dict(Counter(task.kind for task in tasks if task.id in samples))
+        write_card(ctx.out, self._card(ctx, kinds, dropped))
         facts = {"samples": len(samples), "kinds": kinds, **cost, "dropped": dict(sorted(dropped.items()))}
         return ctx.finish(facts)
+
+    def _card(self, ctx: RunContext, kinds: Mapping[str, int], dropped: Mapping[str, int]) -> Card:
+        # not the address that was asked: a run that goes on after a kill may have had no need to ask
+        teacher = TITLE if self.model == MODEL else self.model
+        told = ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items()))
+        return Card(
+            title="Visual instructions, in the form of LLaVA-Instruct",
+            form="conversations",
+            fingerprint=ctx.fingerprint,
+            samples=sum(kinds.values()),
+            about=[f"Written by {teacher} from captions and boxes of COCO images: {told}."],
+            licences=[f"coco: {source('coco').licence}", "texts: the terms of the model that wrote them"],
+            dropped=dropped,
+        )
 
     def _contexts(self, root: Path) -> tuple[list[Context], Counter[str]]:
         """The images that can be asked about, by id; an image that is not there is dropped before it costs anything."""

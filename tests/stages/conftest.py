@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,12 @@ class Bench:
         ctx = self.context(stage, previous=previous, generation=generation, budget=budget)
         self.built[stage] = stage.run(ctx)
         return self.built[stage]
+
+    def card(self, artifact: Artifact) -> str:
+        """README.md of a dataset, whose croissant.json is of the same artifact."""
+        root = self.path(artifact)
+        assert json.loads((root / "croissant.json").read_text())["name"] == artifact.fingerprint
+        return (root / "README.md").read_text("utf-8")
 
     def path(self, artifact: Artifact | Stage) -> Path:
         return self.store.local_path(artifact if isinstance(artifact, Artifact) else self.built[artifact])

@@ -112,6 +112,8 @@ def test_downloads_and_refreshes_only_what_failed_or_is_new(bench: Any) -> None:
     first = bench.run(stage(old_world))
     assert first.facts["dropped"] == EXPECTED
     assert first.facts["samples"] == GOOD + 1 and first.facts["urls"] == GOOD + 13 - 1
+    card = bench.card(first)
+    assert f"{GOOD + 1} images of {GOOD + 12} distinct URLs" in card and "- http-404: 1" in card
     check_records(bench.path(first), bench.built[old_world].fingerprint)
 
     new_world = bench.given("world-2", world(healed=True, extra=3))

@@ -113,6 +113,8 @@ def test_records_images_and_parents(bench: Any, stage: Synthesize) -> None:
     artifact = bench.run(stage)
     assert artifact.facts["samples"] == SAMPLES and artifact.facts["dropped"] == {"missing-image": 1}
     assert artifact.facts["kinds"] == {"conversation": 11, "detail": 6, "complex": 6}
+    assert f"Written by {TITLE}" in bench.card(artifact)
+    assert "complex 6, conversation 11, detail 6" in bench.card(artifact)
     assert artifact.facts["teacher"] == TITLE and artifact.facts["tokens"] > 0
     root, up = bench.path(artifact), bench.built[stage.data].fingerprint
     images = ImageTable(root)
