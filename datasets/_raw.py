@@ -141,8 +141,8 @@ def _start(path: Path, stream: IO[bytes], key: str) -> tuple[bytes, int]:
             return buffer[match.end() :], passed + buffer.count(b"\n", 0, match.end()) + 1
         more = stream.read(CHUNK_BYTES)
         if not more:
-            what = f"a list or mapping under '{key}'" if key else "a JSON list or mapping"
-            raise InputError(f"{path} has no {what}.")
+            what = f"list or mapping under '{key}'" if key else "JSON list or mapping"
+            raise InputError(f"there is no {what} in {path}.")
         keep = buffer[-256:]
         passed += buffer.count(b"\n", 0, len(buffer) - len(keep))
         buffer = keep + more

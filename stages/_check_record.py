@@ -64,6 +64,8 @@ def parse(raw: Any, number: int) -> Record:
     """The record in its plain form. Raises Fault when it has none."""
     if isinstance(raw, Bad):
         raise Fault("malformed-record", f"line {raw.line}: {raw.reason}")
+    if isinstance(raw, tuple):
+        raise Fault("malformed-record", f"entry {raw[0]!r} of a mapping: the file must hold a list of records")
     if not isinstance(raw, dict):
         raise Fault("malformed-record", f"a mapping is expected, not {type(raw).__name__}")
     turns = raw.get("conversations")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -76,6 +78,20 @@ def test_a_photo_on_its_side_is_stored_with_its_upright_size(bench: Any, tmp_pat
     assert len(tiles) == count_tiles(anyres, *table.size("turned.jpg"))
     planned = len(layout(anyres, *table.size("turned.jpg")))
     assert planned == count_tokens(anyres, 20, 60) != count_tokens(anyres, 60, 20)
+
+
+def test_a_parquet_that_carries_its_images_needs_no_folder(bench: Any, tmp_path: Path, images: Path) -> None:
+    rows = [
+        {"id": "a", "conversations": talk(), "image": {"bytes": (images / name).read_bytes(), "path": None}}
+        for name in ("red.png", "blue.png", "cut.png")
+    ]
+    for row, name in zip(rows, "abc", strict=True):
+        row["id"] = name
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "next.parquet")
+    artifact = bench.run(OwnData(file=tmp_path / "next.parquet", tolerate=0.4))
+    assert artifact.facts["samples"] == 2 and artifact.facts["dropped"] == {"broken-image": 1}
+    written = [json.loads(line) for line in (bench.path(artifact) / "data.jsonl").read_text().splitlines()]
+    assert ImageTable(bench.path(artifact)).open(written[1]["image"]) == (images / "blue.png").read_bytes()
 
 
 BAD = {
