@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
 from llavaflow.datasets._index import sha256_bytes
+from llavaflow.datasets._table import TableWriter
 from llavaflow.infra.errors import InputError, StoreError
 from llavaflow.infra.fingerprint import canonical
 
@@ -58,7 +58,7 @@ class ShardWriter:
         self.root = root
         self.per_shard = per_shard
         self.bytes = 0
-        self._rows: list[dict[str, Any]] = []
+        self._table = _image_table(root)
         self._keys: set[str] = set()
         self._stream: Any = None
         self._tar: Any = None
@@ -69,6 +69,7 @@ class ShardWriter:
         shutil.rmtree(self.root / FOLDER, ignore_errors=True)
         (self.root / TABLE).unlink(missing_ok=True)
         (self.root / FOLDER).mkdir(parents=True)
+        self._table.__enter__()
         return self
 
     def add(self, image: str, data: bytes, meta: Mapping[str, Any], *, width: int, height: int) -> Placed:
@@ -88,7 +89,7 @@ class ShardWriter:
         self._row += 1
         self.bytes += len(data)
         digest = sha256_bytes(data)
-        self._rows.append(
+        self._table.add(
             {"image": image, "file": self._file, "offset": offset, "size": len(data)}
             | {"width": width, "height": height, "sha256": digest}
         )
@@ -98,12 +99,11 @@ class ShardWriter:
         return str(PurePosixPath(image).with_suffix("")) in self._keys
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._table.count
 
-    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+    def __exit__(self, *raised: Any) -> None:
         self._close_shard()
-        if kind is None:
-            write_image_table(self.root, self._rows)
+        self._table.__exit__(*raised)
 
     def _open_next(self) -> None:
         from webdataset import TarWriter
@@ -130,14 +130,13 @@ class ShardWriter:
             self._tar = None
 
 
-def write_image_table(root: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `images.parquet`: image, file, offset, size, width, height, sha256."""
+def _image_table(root: Path) -> TableWriter:
+    """`images.parquet`: image, file, offset, size, width, height, sha256."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     numbers = [(name, pa.int64()) for name in ("offset", "size", "width", "height")]
     columns = [("image", pa.string()), ("file", pa.string()), *numbers, ("sha256", pa.string())]
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(columns)), root / TABLE, compression="zstd")
+    return TableWriter(root / TABLE, pa.schema(columns))
 
 
 class ImageTable:

@@ -5,10 +5,15 @@ Every shards artifact of these stages has a ledger with at least these columns; 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llavaflow.infra.errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from llavaflow.datasets._table import read_rows
+from llavaflow.infra.errors import InputError, StoreError
 
 LEDGER = "ledger.parquet"
 COLUMNS = ("id", "url", "caption", "image", "width", "height", "sha256")
@@ -30,10 +35,32 @@ class Pair:
 
 def read_pairs(root: Path) -> list[Pair]:
     """The pairs of a shards artifact, in the order of ids."""
-    import pyarrow.parquet as pq
+    return list(Pairs(root))
 
-    path = root / LEDGER
-    if not path.exists():
-        raise InputError(f"no {LEDGER} in {root}: give a stage that makes image-text pairs (download, filter).")
-    table = pq.read_table(path, columns=[*COLUMNS, "status"], filters=[("status", "=", OK)]).drop_columns("status")
-    return sorted((Pair(**row) for row in table.to_pylist()), key=lambda pair: pair.id)
+
+class Pairs:
+    """The pairs of a shards artifact in the order of ids, streamed from its ledger on every pass.
+
+    Only the ids stay in memory, as one array of bytes: 3,000,000 pairs take about 100 MB.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / LEDGER
+        if not self._path.exists():
+            raise InputError(f"no {LEDGER} in {root}: give a stage that makes image-text pairs (download, filter).")
+        names = [row["id"].encode() for row in read_rows(self._path, ["id", "status"]) if row["status"] == OK]
+        self.ids = np.array(names, np.bytes_)
+        if np.any(self.ids[:-1] >= self.ids[1:]):
+            raise StoreError(f"{self._path} is not in the order of ids, each once: it was not written by this project.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Pair]:
+        for row in read_rows(self._path, [*COLUMNS, "status"], batch=4096):
+            if row.pop("status") == OK:
+                yield Pair(**row)
+
+    def places(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """The place of each id, all of which must be there."""
+        return np.searchsorted(self.ids, np.array([id.encode() for id in ids], self.ids.dtype))

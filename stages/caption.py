@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from llavaflow.datasets._index import IndexWriter, sha256_bytes
 from llavaflow.datasets._sample import IMAGE_TOKEN, Sample, Turn, to_llava
 from llavaflow.datasets._shards import ImageTable, ShardWriter
+from llavaflow.datasets._source import source
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import StageFailed
 from llavaflow.models.pixels import ImageError, open_image
+from llavaflow.stages._card import Card, write_card
 from llavaflow.stages._chunks import chunked, resumable
 from llavaflow.stages._jsonl import JsonLines
 from llavaflow.stages._pairs import Pair, read_pairs
@@ -59,9 +61,15 @@ class Caption(Stage):
         captions: dict[str, str] = self._known(ctx, pairs)
         faults: dict[str, str] = {}
         reused = len(captions)
-        todo = chunked([pair for pair in pairs if pair.id not in captions], self.batch_size)
+        todo = [pair for pair in pairs if pair.id not in captions]
         for rows in resumable(
-            ctx, "caption", todo, make_captioner, lambda: self._arguments(ctx, root), lambda row: row
+            ctx,
+            "caption",
+            chunked(todo, self.batch_size),
+            make_captioner,
+            lambda: self._arguments(ctx, root),
+            lambda row: row,
+            total=len(todo),
         ):
             captions |= {row["id"]: row["caption"] for row in rows}
             faults |= {row["id"]: row["fault"] for row in rows if row["fault"]}
@@ -71,7 +79,20 @@ class Caption(Stage):
             raise StageFailed(
                 f"BLIP gave no caption for any of {len(pairs)} images: look at the model {self.model.name}."
             )
+        write_card(ctx.out, self._card(ctx, samples, dropped))
         return ctx.finish({"samples": samples, "reused": reused, "dropped": dict(sorted(dropped.items()))})
+
+    def _card(self, ctx: RunContext, samples: int, dropped: Mapping[str, int]) -> Card:
+        by = f"{self.model.name} ({'beam search' if self.beams > 1 else 'greedy'})"
+        return Card(
+            title="Captions for pretraining, in the form of LCS-558K",
+            form="conversations",
+            fingerprint=ctx.fingerprint,
+            samples=samples,
+            about=[f"{samples:,} images, each with a brief instruction and a caption written by {by}."],
+            licences=[source("url-table").licence, "captions: the terms of the model that wrote them"],
+            dropped=dropped,
+        )
 
     def _arguments(self, ctx: RunContext, root: Path) -> dict[str, Any]:
         model = self.model.resolve(ctx)

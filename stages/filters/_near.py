@@ -10,8 +10,11 @@ colour thumbnails agree too, within `TOLERANCE` levels in every cell; scaling an
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,11 +69,14 @@ def fingerprint(image: Image) -> dict[str, Json]:
     return {"phash": np.packbits(bits.flatten()).tobytes().hex(), "thumb": base64.b64encode(thumb).decode()}
 
 
-def prints(signals: Sequence[Any]) -> Prints:
+def prints(signals: Iterable[Any]) -> Prints:
     """What `fingerprint` gave for many images, as arrays."""
-    thumbs = b"".join(base64.b64decode(signal["thumb"]) for signal in signals)
-    hashes = np.array([int(signal["phash"], 16) for signal in signals], np.uint64)
-    return Prints(hashes, np.frombuffer(thumbs, np.uint8).reshape(len(signals), 3 * SIDE * SIDE))
+    hashes, thumbs = array("Q"), bytearray()
+    for signal in signals:
+        hashes.append(int(signal["phash"], 16))
+        thumbs += base64.b64decode(signal["thumb"])
+    pixels = np.frombuffer(thumbs, np.uint8).reshape(len(hashes), 3 * SIDE * SIDE)
+    return Prints(np.frombuffer(hashes, np.uint64), pixels)
 
 
 def near_pairs(images: Prints, distance: int) -> Iterator[tuple[Ranks, Ranks]]:
@@ -80,6 +86,35 @@ def near_pairs(images: Prints, distance: int) -> Iterator[tuple[Ranks, Ranks]]:
         band = (images.hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
         order = np.lexsort((images.hashes, band))
         yield from _pairs_of_band(images, order, band[order], distance)
+
+
+class Lookup:
+    """A small set of images to which many are compared one at a time; nothing is missed within the distance."""
+
+    def __init__(self, images: Prints, distance: int) -> None:
+        self._images, self._distance = images, distance
+        edges = np.linspace(0, BITS, distance + 2).astype(int).tolist()
+        self._bands = [(low, (1 << (high - low)) - 1) for low, high in pairwise(edges)]
+        self._buckets: dict[tuple[int, int], list[int]] = {}
+        for place, bits in enumerate(images.hashes.tolist()):
+            for key in self._keys(bits):
+                self._buckets.setdefault(key, []).append(place)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def has_like(self, image: Prints) -> bool:
+        """Whether the one image of `image` is a near-duplicate of one of the set."""
+        places = {place for key in self._keys(int(image.hashes[0])) for place in self._buckets.get(key, ())}
+        if not places:
+            return False
+        near = self._images.at(np.array(sorted(places)))
+        both = Prints(np.concatenate([image.hashes, near.hashes]), np.concatenate([image.thumbs, near.thumbs]))
+        others = np.arange(1, len(both))
+        return bool(both.alike(np.zeros_like(others), others, self._distance).any())
+
+    def _keys(self, bits: int) -> list[tuple[int, int]]:
+        return [(low, bits >> low & mask) for low, mask in self._bands]
 
 
 def near_any(images: Prints, others: Prints, distance: int) -> NDArray[np.bool_]:
@@ -101,7 +136,8 @@ def duplicates(images: Prints, distance: int) -> Ranks:
     firsts: dict[bytes, int] = {}
     for position in range(len(images)):
         # a million blank pictures are one entry, not a bucket of a million
-        first = firsts.setdefault(images.hashes[position].tobytes() + images.thumbs[position].tobytes(), position)
+        looks = images.hashes[position].tobytes() + images.thumbs[position].tobytes()
+        first = firsts.setdefault(hashlib.blake2b(looks, digest_size=16).digest(), position)
         better[position] = first if first != position else -1
     unique = np.fromiter(firsts.values(), np.int64, len(firsts))
     starts, ends, neighbours = _adjacency(images.at(unique), distance)

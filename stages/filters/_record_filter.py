@@ -10,7 +10,7 @@ A pair that cannot be measured is failed, not dropped: it is neither good nor ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -74,6 +74,9 @@ class RecordFilter:
         """The reason to drop a pair with this signal, or None."""
         return None
 
-    def choose(self, records: Sequence[Measured]) -> Iterator[tuple[str, str]]:
-        """(id, reason) of every pair to drop among those that are left, given in the order of ids."""
+    def choose(self, records: Iterable[Measured]) -> Iterator[tuple[str, str]]:
+        """(id, reason) of every pair to drop among those that are left, given in the order of ids.
+
+        `records` may be gone over again and again and comes from disk each time: keep of a pair only what is needed.
+        """
         return iter(())

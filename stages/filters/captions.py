@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -39,7 +39,7 @@ class Captions(RecordFilter):
     max_characters: int = 500
     language: Literal["en"] | None = "en"
 
-    def choose(self, records: Sequence[Measured]) -> Iterator[tuple[str, str]]:
+    def choose(self, records: Iterable[Measured]) -> Iterator[tuple[str, str]]:
         for record in records:
             if reason := self.fault(record.pair.caption):
                 yield record.pair.id, reason

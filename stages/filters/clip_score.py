@@ -6,9 +6,12 @@ Either a fixed `threshold` (LAION used 0.28 with ViT-B/32) or the `fraction` of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import ClassVar
+
+import numpy as np
 
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.context import RunContext
@@ -48,9 +51,13 @@ class ClipScore(RecordFilter):
         low = self.threshold is not None and signal["score"] < self.threshold
         return "text-does-not-match" if low else None
 
-    def choose(self, records: Sequence[Measured]) -> Iterator[tuple[str, str]]:
+    def choose(self, records: Iterable[Measured]) -> Iterator[tuple[str, str]]:
         if self.fraction is None:
             return
-        ranked = sorted(records, key=lambda record: (-record.signals[self.name]["score"], record.pair.id))
-        for record in ranked[round(self.fraction * len(ranked)) :]:
+        scores = np.array([record.signals[self.name]["score"] for record in records])
+        # of equal scores the smaller id stays
+        ranked = np.argsort(-scores, kind="stable")
+        gone = np.zeros(len(scores), bool)
+        gone[ranked[round(self.fraction * len(scores)) :]] = True
+        for record in compress(records, gone):
             yield record.pair.id, "text-does-not-match"

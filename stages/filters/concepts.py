@@ -47,10 +47,10 @@ class Concepts(RecordFilter):
 
         return measure
 
-    def choose(self, records: Sequence[Measured]) -> Iterator[tuple[str, str]]:
+    def choose(self, records: Iterable[Measured]) -> Iterator[tuple[str, str]]:
         phrases = (record.signals[self.name]["phrases"] for record in records)
         taken = balance(phrases, min_captions=self.min_captions, max_captions=self.max_captions, seed=self.seed)
-        for record, kept in zip(records, taken, strict=True):
+        for record, kept in zip(records, taken.tolist(), strict=True):
             if not kept:
                 yield record.pair.id, "common-concept" if record.signals[self.name]["phrases"] else "no-concept"
 

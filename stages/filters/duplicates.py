@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,10 @@ import numpy as np
 
 from llavaflow.stages.filters._near import duplicates, fingerprint, prints
 from llavaflow.stages.filters._record_filter import Measure, Measured, Picture, RecordFilter, Signal
+
+_REASONS = ("", "exact-duplicate", "near-duplicate")
+# 128 bits of a digest tell any number of images apart
+_DIGEST_DIGITS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,21 +28,33 @@ class Duplicates(RecordFilter):
     def measurer(self, **_: object) -> Measure | None:
         return None if self.max_distance is None else _hash_all
 
-    def choose(self, records: Sequence[Measured]) -> Iterator[tuple[str, str]]:
+    def choose(self, records: Iterable[Measured]) -> Iterator[tuple[str, str]]:
+        reasons = self._reasons(records)
+        for record, reason in zip(records, reasons, strict=True):
+            if reason:
+                yield record.pair.id, _REASONS[reason]
+
+    def _reasons(self, records: Iterable[Measured]) -> bytearray:
+        """For every record the place of its reason, 0 for none."""
+        pairs = (record.pair for record in records)
+        areas, digests = array("q"), []
+        for pair in pairs:
+            areas.append(pair.width * pair.height)
+            digests.append(pair.sha256[:_DIGEST_DIGITS].encode())
         # the best first: the largest image, then the smaller id
-        ranked = sorted(records, key=lambda record: (-record.pair.width * record.pair.height, record.pair.id))
-        seen: set[str] = set()
-        unique = []
-        for record in ranked:
-            if record.pair.sha256 in seen:
-                yield record.pair.id, "exact-duplicate"
-            else:
-                seen.add(record.pair.sha256)
-                unique.append(record)
-        if self.max_distance is not None and unique:
-            images = prints([record.signals[self.name] for record in unique])
-            for position in np.flatnonzero(duplicates(images, self.max_distance) >= 0):
-                yield unique[position].pair.id, "near-duplicate"
+        ranked = np.argsort(-np.frombuffer(areas, np.int64), kind="stable")
+        seen: set[bytes] = set()
+        reasons = bytearray(len(digests))
+        for place in ranked.tolist():
+            reasons[place] = digests[place] in seen
+            seen.add(digests[place])
+        del digests, seen
+        if self.max_distance is not None and len(ranked):
+            images = prints(record.signals[self.name] for record in records)
+            unique = ranked[np.frombuffer(reasons, np.uint8)[ranked] == 0]
+            for place in unique[duplicates(images.at(unique), self.max_distance) >= 0].tolist():
+                reasons[place] = 2
+        return reasons
 
 
 def _hash_all(pictures: Sequence[Picture]) -> list[Signal]:

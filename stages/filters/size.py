@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ class Size(RecordFilter):
     max_pixels: int = 89_478_485
     max_aspect_ratio: float = 4.0
 
-    def choose(self, records: Sequence[Measured]) -> Iterator[tuple[str, str]]:
+    def choose(self, records: Iterable[Measured]) -> Iterator[tuple[str, str]]:
         for record in records:
             width, height = record.pair.width, record.pair.height
             short, long = sorted((width, height))

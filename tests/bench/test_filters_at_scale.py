@@ -1,4 +1,4 @@
-"""Filters at the size of the real sets: a million perceptual hashes, three million captions.
+"""Filters at the size of the real sets: a million perceptual hashes, three million captions, and a whole chain.
 
 pytest -m slow tests/bench/test_filters_at_scale.py -s
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ PLANTED = 20_000
 CAPTIONS = 3_000_000
 
 
-def measured(body: str) -> dict[str, Any]:
+def measured(body: str, *args: str) -> dict[str, Any]:
     """What a fresh process prints as JSON, with its peak memory."""
-    done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", body, *args], capture_output=True, text=True, check=True)
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(report)
     return report
@@ -69,6 +70,40 @@ print(json.dumps({{"seconds": round(time.perf_counter() - start, 1), "captions":
     "gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}}))
 """
 
+CHAIN = f"""
+import base64, json, random, resource, sys, time
+from pathlib import Path
+import numpy as np, orjson
+from llavaflow.stages._decide import KEPT, Findings, decide
+from llavaflow.stages._pairs import Pairs
+from llavaflow.stages._pretrained import Pretrained
+from llavaflow.stages.filter import ledger_writer
+from llavaflow.stages.filters.captions import Captions
+from llavaflow.stages.filters.clip_score import ClipScore
+from llavaflow.stages.filters.concepts import Concepts
+from llavaflow.stages.filters.duplicates import Duplicates
+from llavaflow.stages.filters.size import Size
+root, rng = Path(sys.argv[1]), random.Random(0)
+weights = np.cumsum([1 / (n + 1) for n in range(40000)]).tolist()
+empty = dict.fromkeys(("filter", "reason", "detail", "signals"))
+with ledger_writer(root) as ledger, (root / "findings").open("wb") as findings:
+    for number in range({CAPTIONS}):
+        a, b, c = (f"thing{{n}}" for n in rng.choices(range(40000), cum_weights=weights, k=3))
+        id, digest = f"{{number:016x}}", f"{{rng.getrandbits(256):064x}}"
+        ledger.add({{**empty, "id": id, "url": f"http://images.example.test/{{number // 1000:06d}}/{{id}}.jpg",
+            "caption": f"a red {{a}} with {{b}} near {{c}}", "image": f"{{id[:2]}}/{{id}}.jpg", "sha256": digest,
+            "status": "ok", "width": rng.randint(50, 900), "height": rng.randint(50, 900)}})
+        signals = {{"duplicates": {{"phash": digest[:16], "thumb": base64.b64encode(rng.randbytes(192)).decode()}},
+            "clip_score": {{"score": round(rng.random(), 5)}}, "concepts": {{"phrases": ["red " + a, b, c]}}}}
+        findings.write(orjson.dumps({{"signals": signals, "failed": None}}) + b"\\n")
+start = time.perf_counter()
+chain = (Size(), Captions(), Duplicates(), ClipScore(clip=Pretrained(hub="x"), fraction=0.9), Concepts())
+decisions = decide(Pairs(root), Findings(root / "findings"), chain)
+print(json.dumps({{"seconds": round(time.perf_counter() - start, 1), "pairs": len(decisions.codes),
+    "kept": decisions.total(KEPT), "dropped": len(decisions.counts()),
+    "gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}}))
+"""
+
 
 def test_a_million_hashes() -> None:
     report = measured(HASHES)
@@ -78,3 +113,10 @@ def test_a_million_hashes() -> None:
 def test_three_million_captions() -> None:
     report = measured(CONCEPTS)
     assert report["captions"] == CAPTIONS and 0 < report["kept"] < CAPTIONS and report["gib"] < 4
+
+
+@pytest.mark.timeout(3600)
+def test_a_chain_of_filters_over_three_million_pairs(tmp_path: Path) -> None:
+    """Deciding with everything measured: what the stage itself holds, beside its workers."""
+    report = measured(CHAIN, str(tmp_path))
+    assert report["pairs"] == CAPTIONS and report["dropped"] >= 4 and report["gib"] < 4

@@ -27,11 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import raw_sets  # type: ignore[import-not-found]  # noqa: E402
 
 from llavaflow.datasets._mixture import MIX665K  # noqa: E402
+from llavaflow.datasets._records import open_records  # noqa: E402
 from llavaflow.infra.context import RunContext  # noqa: E402
 from llavaflow.infra.fingerprint import sha256_file  # noqa: E402
 from llavaflow.infra.identity import Identity  # noqa: E402
 from llavaflow.infra.machine import Machine  # noqa: E402
 from llavaflow.infra.store import open_store  # noqa: E402
+from llavaflow.stages._check import Gate, Rules, census  # noqa: E402
 from llavaflow.stages.mix import Mix, published_components  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -70,6 +72,20 @@ def parse_and_write(raw: Path, built: Path, out: Path) -> None:
         shutil.copyfile(built / name, out / name)
 
 
+def check_all(file: Path) -> None:
+    """The gate without images and with estimated lengths, as `pipeline data check` runs it."""
+    gate = Gate(rules=Rules())
+    records = sum(not row.errors for row in gate.examine(open_records(file).rows()))
+    assert records == 665_298 and census(gate.lengths)["records"] == records
+
+
+def parse_lines(file: Path) -> None:
+    """The floor of a check."""
+    with file.open("rb") as stream:
+        for line in stream:
+            orjson.loads(line)
+
+
 def measured(work: Callable[..., Any], *args: Any) -> tuple[float, float]:
     """Seconds and peak GiB of a call in a process of its own."""
     queue: Any = multiprocessing.get_context("fork").Queue()
@@ -98,9 +114,13 @@ def test_mix665k_from_official_raw_sizes(raw: Path, tmp_path: Path) -> None:
     assert facts["samples"] == 665_298 and facts["with_image"] == 624_610
     floor, _ = measured(parse_and_write, raw, first, tmp_path)
     print(f"\nbuild {seconds:.1f} s, floor {floor:.1f} s, ratio {seconds / floor:.2f}, peak {peak_gib:.2f} GiB")
+    check_s, check_gib = measured(check_all, first / "data.jsonl")
+    parse_s, _ = measured(parse_lines, first / "data.jsonl")
+    print(f"check {check_s:.1f} s, parsing {parse_s:.1f} s, ratio {check_s / parse_s:.1f}, peak {check_gib:.2f} GiB")
     second = build(raw, tmp_path / "two")
     assert [sha256_file(first / name) for name in OUTPUTS] == [sha256_file(second / name) for name in OUTPUTS]
     assert seconds <= 2.5 * floor and peak_gib < 4
+    assert check_s <= 10 * parse_s
 
 
 def one_more(document: Any, name: str) -> Any:

@@ -95,6 +95,7 @@ def test_records_resume_and_refresh(bench: Any, blip: Path) -> None:
     newer = bench.run(Caption(data=more, model=Pretrained(path=blip), max_new_tokens=6, batch_size=4), previous=first)
     assert newer.facts["reused"] == first.facts["samples"] and newer.facts["samples"] == 12
     assert newer.facts["dropped"] == {"corrupt-image": 1}
+    assert "12 images, each with a brief instruction" in bench.card(newer)
     assert [row for row in records(bench.path(newer)) if row["id"] < "id10"] == records(root)
 
 

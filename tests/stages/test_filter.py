@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -15,10 +18,13 @@ from PIL import Image
 from llavaflow.datasets._index import read_index, read_row, sha256_bytes
 from llavaflow.datasets._shards import ImageTable
 from llavaflow.infra import ray
-from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.infra.errors import InputError, StageFailed, StoreError
 from llavaflow.infra.fingerprint import digest
-from llavaflow.stages._pairs import read_pairs
+from llavaflow.stages._decide import Findings, decide
+from llavaflow.stages._measure import Finding
+from llavaflow.stages._pairs import Pairs, read_pairs
 from llavaflow.stages.filter import Filter
+from llavaflow.stages.filters._record_filter import Measured, RecordFilter
 from llavaflow.stages.filters.captions import Captions
 from llavaflow.stages.filters.decode import Decode
 from llavaflow.stages.filters.duplicates import Duplicates
@@ -66,6 +72,7 @@ def test_a_chain_keeps_drops_and_remembers(bench: Any) -> None:
         "truncated-image": 1,
     }
     assert first.facts["samples"] == 2 and first.facts["failed"] == 0
+    assert "2 of 7 pairs passed, in this order: decode, size, captions, duplicates." in bench.card(first)
     root = bench.path(first)
     assert [pair.id for pair in read_pairs(root)] == ["c", "f"], "of three copies the largest stays"
     assert sorted(ImageTable(root)) == ["c.jpg", "f.jpg"]
@@ -110,3 +117,33 @@ def test_a_filter_listed_twice_is_refused(bench: Any) -> None:
     data = bench.pairs("download", pairs("a"))
     with pytest.raises(InputError, match="size is listed twice"):
         bench.run(Filter(data=data, filters=(Size(), Size(min_side_px=3))))
+
+
+def test_ids_in_another_order_are_refused(tmp_path: Path) -> None:
+    rows = [{"id": name, "status": "ok"} for name in ("b", "a")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "ledger.parquet")
+    with pytest.raises(StoreError, match="not in the order of ids"):
+        Pairs(tmp_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EverySecond(RecordFilter):
+    """Goes over the records again while it chooses."""
+
+    name: ClassVar[str] = "every_second"
+
+    def choose(self, records: Iterable[Measured]) -> Iterator[tuple[str, str]]:
+        for place, record in enumerate(records):
+            if place % 2:
+                assert len(list(records)) == 6, "a choice counts only when it is complete"
+                yield record.pair.id, "second"
+
+
+def test_filters_may_go_over_the_records_again(bench: Any) -> None:
+    root = bench.path(bench.pairs("download", pairs(*"abcefg")))
+    given = Pairs(root)
+    findings = Findings(root.parent / "findings")
+    findings.write(Finding(id=pair.id, sha256=pair.sha256, failed=None) for pair in given)
+    decisions = decide(given, findings, (EverySecond(), Size(min_side_px=32)))
+    assert [decisions.of(place)[2] for place in range(6)] == [None, "second", None, "second", None, "second"]
+    assert decisions.counts() == {("every_second", "second"): 3}

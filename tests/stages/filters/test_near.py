@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from llavaflow.stages.filters._near import Prints, duplicates, fingerprint, near_any, prints
+from llavaflow.stages.filters._near import Lookup, Prints, duplicates, fingerprint, near_any, prints
 
 
 def random_prints(count: int, seed: int) -> Prints:
@@ -62,3 +62,13 @@ def test_what_another_set_also_shows() -> None:
     own = prints([fingerprint(recompressed(scene("green", x=70))), fingerprint(scene("blue"))])
     assert near_any(own, benchmark, 4).tolist() == [True, False]
     assert near_any(own, prints([]), 4).tolist() == [False, False]
+
+
+def test_a_lookup_finds_what_all_comparisons_find() -> None:
+    known, asked = random_prints(300, 1), random_prints(40, 2)
+    hashes, thumbs = asked.hashes.copy(), asked.thumbs.copy()
+    for place, flips in ((3, 0b1), (7, 0b101), (11, 0b10101)):
+        hashes[place], thumbs[place] = known.hashes[place] ^ np.uint64(flips), known.thumbs[place]
+    asked = Prints(hashes, thumbs)
+    found = [Lookup(known, 2).has_like(asked.at(np.array([place]))) for place in range(len(asked))]
+    assert found == near_any(asked, known, 2).tolist() and np.flatnonzero(found).tolist() == [3, 7]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from llavaflow.datasets._shards import ImageTable, ShardWriter
 from llavaflow.stages._pairs import Pair
 from llavaflow.stages._pretrained import Pretrained
+from llavaflow.stages.filters import semantic_duplicates as semantic
 from llavaflow.stages.filters._record_filter import Measured, Picture
 from llavaflow.stages.filters.captions import Captions, is_english
 from llavaflow.stages.filters.clip_score import ClipScore
@@ -107,12 +109,28 @@ def test_clip_score_by_threshold_and_by_fraction() -> None:
     assert list(by_threshold.choose(records)) == []
 
 
-def test_semantic_duplicates_keep_one_view_of_each_thing() -> None:
+def slow(vectors: Any, epsilon: float) -> list[int]:
+    """The rule on one cluster, pair by pair."""
+    centre = vectors.mean(axis=0)
+    ranked = sorted(range(len(vectors)), key=lambda place: float(vectors[place] @ centre))
+    return sorted(
+        later
+        for rank, later in enumerate(ranked)
+        if any(vectors[before] @ vectors[later] > 1 - epsilon for before in ranked[:rank])
+    )
+
+
+def test_semantic_duplicates_keep_one_view_of_each_thing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     things = rng.normal(size=(30, 32))
     views = np.concatenate([things, things[:10] + rng.normal(scale=0.01, size=(10, 32))]).astype(np.float32)
     views /= np.linalg.norm(views, axis=1, keepdims=True)
     dropped = semantic_duplicates(views, epsilon=0.03, cluster_size=1000, seed=0).tolist()
     assert len(dropped) == 10 and {place % 30 for place in dropped} == set(range(10))
+    many = rng.normal(size=(120, 6)).astype(np.float32)
+    many /= np.linalg.norm(many, axis=1, keepdims=True)
+    for tile in (7, 50, 1000):
+        monkeypatch.setattr(semantic, "TILE", tile)
+        assert semantic_duplicates(many, 0.1, 1000, seed=0).tolist() == slow(many, 0.1)
     again = semantic_duplicates(views, epsilon=0.03, cluster_size=8, seed=0).tolist()
     assert again == semantic_duplicates(views, epsilon=0.03, cluster_size=8, seed=0).tolist() and again
