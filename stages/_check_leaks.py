@@ -1,7 +1,8 @@
 """Evaluation sets as the gate sees them: the digests of their images and their questions.
 
 An overlap is an error when a record shows an image of the set (same bytes) or asks its question on an image of the
-same name; the same question on another image is only a warning, since short questions repeat.
+same name. It is only a warning when an image merely looks the same (perceptual hash and colours: scaled or compressed
+anew), or when the question is asked on another image, since short questions repeat.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llavaflow.datasets._images import SUFFIXES
 from llavaflow.datasets._raw import rows
 from llavaflow.datasets._records import Images
+from llavaflow.infra.artifact import Json
 from llavaflow.infra.errors import InputError
+from llavaflow.models.pixels import ImageError, open_image
 from llavaflow.models.templates import IMAGE
 from llavaflow.stages._check_record import Record
+from llavaflow.stages.filters._near import Lookup, fingerprint, prints
 
+# of 64: as strict as the contamination filter
+NEAR_BITS = 2
 _COCO = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
 _SPACE = re.compile(r"\s+")
 
@@ -33,17 +41,18 @@ class EvaluationSets:
     def __init__(self, paths: Iterable[Path], images: Images | None) -> None:
         self.images = images
         self.digests: set[str] = set()
+        self._prints: list[Json] = []
         self.asked: set[tuple[str, str]] = set()
         self.questions: set[str] = set()
-        self._seen: dict[str, bool] = {}
+        self._seen: dict[str, str | None] = {}
         for path in paths:
             self._add(path)
 
     def overlap(self, record: Record) -> Iterator[tuple[str, str]]:
         """What of a record is in the sets."""
         for name in record.images:
-            if self._shown(name):
-                yield "in-evaluation-set", f"image {name}"
+            if kind := self._kind(name):
+                yield kind, f"image {name}"
         stems = {_image_key(name) for name in record.images}
         for _, text in record.turns[::2]:
             question = _first_line(text)
@@ -55,7 +64,8 @@ class EvaluationSets:
     def _add(self, path: Path) -> None:
         if path.is_dir():
             files = [entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES]
-            self.digests.update(hashlib.sha256(entry.read_bytes()).hexdigest() for entry in files)
+            for entry in files:
+                self._add_image(entry.read_bytes())
         elif path.exists():
             asked = {pair for row in rows(path) for pair in _asked(row)}
             self.asked |= asked
@@ -67,13 +77,33 @@ class EvaluationSets:
                 f"nothing to compare with in {path}: it has no {'image' if path.is_dir() else 'row with a question'}."
             )
 
-    def _shown(self, name: str) -> bool:
+    def _add_image(self, data: bytes) -> None:
+        self.digests.add(hashlib.sha256(data).hexdigest())
+        with suppress(ImageError):
+            self._prints.append(fingerprint(open_image(data)))
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup(prints(self._prints), NEAR_BITS)
+
+    def _kind(self, name: str) -> str | None:
+        """What is wrong with showing an image, by its bytes and by its looks."""
         if self.images is None or not self.digests:
-            return False
+            return None
         if name not in self._seen:
-            data = self.images.load(name)
-            self._seen[name] = data is not None and hashlib.sha256(data).hexdigest() in self.digests
+            self._seen[name] = self._compared(self.images.load(name))
         return self._seen[name]
+
+    def _compared(self, data: bytes | None) -> str | None:
+        if data is None:
+            return None
+        if hashlib.sha256(data).hexdigest() in self.digests:
+            return "in-evaluation-set"
+        try:
+            image = prints([fingerprint(open_image(data))])
+        except ImageError:
+            return None
+        return "like-evaluation-image" if self._lookup.has_like(image) else None
 
 
 def _asked(row: Any) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ WARNINGS: Mapping[str, str] = {
     "wrong-extension": "the file is not what its suffix says, or lies under another suffix",
     "cut-to-max-length": "does not fit: trailing turns are left off in training",
     "over-max-length": "estimated to be longer than the limit",
+    "like-evaluation-image": "the image looks like one of a set given by --against, in other bytes",
     "question-in-evaluation-set": "a question of a set given by --against, on another image",
 }
 ROLES = {"human": "human", "gpt": "gpt", "user": "human", "assistant": "gpt"}

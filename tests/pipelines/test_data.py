@@ -326,6 +326,25 @@ def test_lengths_follow_the_size_of_each_image_where_tiles_do(
     assert code == 2 and "Did you mean anyres-336" in err
 
 
+def test_an_evaluation_image_in_other_bytes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exam, images = tmp_path / "exam", tmp_path / "images"
+    for folder in (exam, images):
+        folder.mkdir()
+    for number in range(12):
+        picture = Image.effect_mandelbrot((96, 64), (-2, -1.0 + number / 9, 0.5, 1), 40).convert("RGB")
+        picture.save(exam / f"{number}.png")
+        if number == 5:
+            picture.resize((72, 48)).save(images / "same.jpg", quality=80)
+    Image.linear_gradient("L").save(images / "other.jpg")
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A set."}]
+    rows = [{"id": name, "image": name, "conversations": talk} for name in ("same.jpg", "other.jpg")]
+    (tmp_path / "my.json").write_text(json.dumps(rows))
+    args = ("data", "check", tmp_path / "my.json", "--images", images, "--against", exam, "--json")
+    code, told, _ = pipeline(capsys, *args)
+    like = [example["id"] for example in told["examples"] if example["kind"] == "like-evaluation-image"]
+    assert (code, like, told["errors"]) == (0, ["same.jpg"], {})
+
+
 def test_leaks_are_found_in_every_published_form_of_questions(
     faulty: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
