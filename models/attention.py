@@ -45,9 +45,14 @@ def varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     rows, heads, tokens, width = query.shape
-    flat = [part.transpose(1, 2).reshape(rows * tokens, part.shape[1], width) for part in (query, key, value)]
+
+    def flat(part: torch.Tensor) -> torch.Tensor:
+        return part.transpose(1, 2).reshape(rows * tokens, part.shape[1], width)
+
     seen = varlen_attn(
-        *flat,
+        flat(query),
+        flat(key),
+        flat(value),
         cu_seq_lens_q,
         cu_seq_lens_q,
         max_length_q,
@@ -76,12 +81,16 @@ def agrees(attention: str, device: str) -> bool:
         model = LlamaModel(config).to(device, dtype)
         row = torch.randn(1, sum(_CHECKED), 128, device=device, dtype=dtype)
     positions = torch.cat([torch.arange(length) for length in _CHECKED])[None].to(device)
-    alone, gradient = _seen(model, SDPA, list(row.split(_CHECKED, dim=1)), list(positions.split(_CHECKED, dim=1)))
+    alone, gradient = _seen(model, SDPA, _pieces(row), _pieces(positions))
     try:
         together, other = _seen(model, attention, [row], [positions])
-    except (RuntimeError, ImportError, ValueError):
+    except (RuntimeError, ImportError, TypeError, ValueError):
         return False
     return _near(together, alone) and _near(other, gradient)
+
+
+def _pieces(row: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.split(row, _CHECKED, dim=1))
 
 
 def _seen(
@@ -94,11 +103,11 @@ def _seen(
         model(inputs_embeds=row, position_ids=place, use_cache=False, **spans(place)).last_hidden_state
         for row, place in zip(inputs, positions, strict=True)
     ]
+    seen = torch.cat(states, dim=1)
     # weighted: the last norm keeps the size of a state the same whatever goes in
-    (
-        torch.cat(states, dim=1).float() * torch.linspace(-1, 1, model.config.hidden_size, device=rows[0].device)
-    ).sum().backward()
-    return torch.cat(states, dim=1).detach(), torch.cat([row.grad for row in inputs if row.grad is not None], dim=1)
+    weighted = seen.float() * torch.linspace(-1, 1, seen.shape[-1], device=seen.device)
+    gradients = torch.autograd.grad(weighted.sum(), inputs)
+    return seen.detach(), torch.cat(gradients, dim=1)
 
 
 def _near(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -123,14 +123,15 @@ def step(engine: Any, micros: Sequence[Mapping[str, torch.Tensor]], scales: Sequ
 
     `scales[i]` multiplies the summed loss of micro-batch i before the gradients of all ranks are averaged.
     """
-    total = 0.0
+    losses = []
     for number, (micro, scale) in enumerate(zip(micros, scales, strict=True), 1):
         engine.set_gradient_accumulation_boundary(number == len(micros))
         loss = engine(**micro)
         engine.backward(loss * scale)
-        total += float(loss.detach())
+        # read after the step: asking for a number makes the GPU wait
+        losses.append(loss.detach())
     engine.step()
-    return total
+    return sum(float(loss) for loss in losses)
 
 
 def gathered(engine: Any) -> dict[str, torch.Tensor]:

@@ -40,9 +40,9 @@ class Order:
     """What decides which samples meet in a step, and how they are laid out for the workers of this run.
 
     row_tokens   how many tokens a packed row may hold
-    fold_tokens  where attention works on a dense mask (no varlen kernel), a row longer than this is folded into several
-                 that go side by side: attention costs the square of a row
     per_device   samples of a padded micro-batch
+    fold_tokens  where attention works on a dense mask (no varlen kernel), a row longer than this is folded into several
+                 that go side by side: attention costs the square of a row. The worker knows, the stage does not
     """
 
     batching: Batching
@@ -51,8 +51,8 @@ class Order:
     epochs: int
     workers: int
     row_tokens: int
-    fold_tokens: int | None
     per_device: int
+    fold_tokens: int | None = None
 
 
 @dataclass(slots=True)
@@ -65,6 +65,15 @@ class StepBatch:
     places: int = 0
     samples: int = 0
     broken: list[str] = field(default_factory=list)
+
+    def pin_memory(self) -> StepBatch:
+        """What a loader calls when its batches go to a GPU."""
+        self.micros = [{name: tensor.pin_memory() for name, tensor in micro.items()} for micro in self.micros]
+        return self
+
+    def on(self, device: torch.device) -> list[Micro]:
+        """The micro-batches on a device; the copies run beside what it computes."""
+        return [{name: tensor.to(device, non_blocking=True) for name, tensor in micro.items()} for micro in self.micros]
 
 
 class Steps(Dataset[StepBatch]):

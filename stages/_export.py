@@ -31,6 +31,7 @@ def export(
     lora: Lora | None,
     counts: Sequence[Mapping[str, Any]],
     changed: Mapping[str, int],
+    kernels: str,
 ) -> None:
     """Write `mm_projector.bin`, `config.json`, `model/` when more than the projector was trained, and adapters."""
     out.mkdir(parents=True, exist_ok=True)
@@ -42,5 +43,10 @@ def export(
         state = loras.merged(state, lora.scale)
     if whole:
         llavas.save(model, out / MODEL, state)
-    summary = {"parts": list(counts), "changed_tensors": dict(changed), "projector": str(model.projector)}
+    summary = {
+        "parts": list(counts),
+        "changed_tensors": dict(changed),
+        "projector": str(model.projector),
+        "kernels": kernels,
+    }
     (out / SUMMARY).write_text(json.dumps(summary, indent=2), "utf-8")

@@ -13,104 +13,77 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 import torch.distributed as distributed
 
-from llavaflow.infra.errors import StageFailed
+from llavaflow.infra.errors import LlavaflowError, StageFailed
 from llavaflow.models import engine as engines
+from llavaflow.models import kernels as kernel_choice
 from llavaflow.models import llava as llavas
 from llavaflow.models import parts
-from llavaflow.models.engine import Offload, Optimization
-from llavaflow.models.llava import Design, Llava, Precision
-from llavaflow.models.lora import Lora, inject
+from llavaflow.models.engine import Optimization
+from llavaflow.models.kernels import Kernels
+from llavaflow.models.llava import Llava
+from llavaflow.models.lora import inject
 from llavaflow.models.objective import Objective
-from llavaflow.models.templates import Rule
-from llavaflow.stages import _state
+from llavaflow.stages import _state, _training_failure
 from llavaflow.stages._batches import Order, StepBatch, Steps, loader
 from llavaflow.stages._corpus import Corpus, Encoding, encode_corpus, rejected
 from llavaflow.stages._export import export
-from llavaflow.stages._training_failure import has_failed, leave
+from llavaflow.stages._job import Job, Loss
 from llavaflow.stages._training_log import TrainingLog
 
-Loss = Literal["token", "micro-batch-mean"]
 CACHE = "encoded"
 # below this, somebody has brought a small set to a recipe for a large one
 FEW_STEPS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A training run with everything resolved: what travels from the stage to the workers.
-
-    base            a whole LLaVA checkpoint; else `vision` and `language` are joined and `projector` is read
-    whole           write the whole model at the end; else the projector alone
-    row_tokens      tokens of a packed row, or per_device samples of a padded one: how much one micro-step holds
-    """
-
-    data: Path
-    out: Path
-    work: Path
-    vision: str
-    language: str
-    base: str | None
-    projector: Path | None
-    design: Design
-    trainable: tuple[str, ...]
-    vision_from_layer: int
-    optimization: Optimization
-    order: Order
-    template: str
-    masking: Rule
-    max_length: int
-    loss: Loss
-    lora: Lora | None
-    zero: int
-    offload: Offload
-    precision: Precision
-    gradient_checkpointing: bool
-    broken_images: Literal["fail", "skip"]
-    save_every_steps: int
-    loader_processes: int
-    whole: bool
+# where attention works on a dense mask, rows are folded to about this length
+FOLD_TOKENS = {"cpu": 384, "cuda": 4096}
+# supervised tokens that meet the vocabulary at once are at most these
+LOSS_TOKENS = 8192
 
 
 def run(config: Mapping[str, Any]) -> None:
-    """The entry of a worker.
-
-    Only the death of a worker is worth another try. An exception would come again, so it is left in a file; the next
-    try finds it and ends at once, and the driver raises it.
-    """
+    """The entry of a worker. What it leaves when it fails is told in `_training_failure.py`."""
     job: Job = config["job"]
-    if has_failed(job.work):
+    earlier = _training_failure.read(job.work)
+    if earlier is not None and earlier.final:
         return
     torch.set_num_threads(torch.get_num_threads() if torch.cuda.is_available() else 1)
     try:
         _train(job)
-    except StageFailed as error:
-        leave(job.work, error, distributed.get_rank())
-        distributed.barrier()
     except Exception as error:
-        leave(job.work, error, distributed.get_rank())
-        raise
+        found = _state.newest(job.work)
+        _training_failure.leave(job.work, error, step=found[1].step if found else 0, earlier=earlier)
+        if not isinstance(error, LlavaflowError):
+            raise
+        # all workers met it: they end together, and Ray has nothing to restart
+        distributed.barrier()
 
 
 def _train(job: Job) -> None:
     rank, workers = distributed.get_rank(), distributed.get_world_size()
     model = _assemble(job)
+    kernels = kernel_choice.settle(
+        job.wishes,
+        zero=job.zero,
+        half=job.precision == "bf16",
+        family=model.model.config.text_config.model_type,
+    )
+    kernel_choice.apply(kernels, model.model)
     counts = parts.set_trainable(model, job.trainable, job.vision_from_layer, adapters=job.lora is not None)
     corpus = _corpus(job, model, rank, workers)
-    steps = Steps(corpus, job.data, model.image_rule, job.order, rank, model.tokenizer.pad_token_id)
+    steps = Steps(corpus, job.data, model.image_rule, _laid_out(job, kernels), rank, model.tokenizer.pad_token_id)
     before = parts.checksums(model.model.state_dict().items()) if rank == 0 else {}
     trained = [name for name, parameter in model.model.named_parameters() if parameter.requires_grad]
     settings = engines.engine_config(job.zero, job.offload, job.precision, job.optimization.max_grad_norm)
     found = _state.newest(job.work)
     if found is not None:
         settings |= _state.universal_settings(found[1], workers)
-    engine = engines.start(Objective(model.model), _scheduled(job, len(steps)), settings)
+    objective = Objective(model.model, kernels, loss_parts=-(-job.order.row_tokens // LOSS_TOKENS))
+    engine = engines.start(objective, _scheduled(job, len(steps)), settings)
     begin = 0
     if found is not None:
         _state.load(engine, *found)
@@ -118,7 +91,8 @@ def _train(job: Job) -> None:
     with _Log(job, begin, len(steps), rank) as log:
         lost = len(rejected(job.work / CACHE)) if rank == 0 else 0
         size = f"{len(corpus):,} samples ({lost:,} rejected), {len(steps):,} steps"
-        log.say([*counts, f"{size}, {workers} workers on {engine.device.type}, ZeRO-{job.zero}, {job.precision}"])
+        where = f"{workers} workers on {engine.device.type}, ZeRO-{job.zero}, {job.precision}"
+        log.say([*counts, f"{size}, {where}", f"kernels: {kernels}"])
         if len(steps) < FEW_STEPS:
             log.say([f"few steps to learn in: a global_batch below {job.order.global_batch} makes more"])
         _loop(engine, steps, job, begin, log)
@@ -134,7 +108,9 @@ def _train(job: Job) -> None:
             lora=job.lora,
             counts=[asdict(count) for count in counts],
             changed=changed,
+            kernels=str(kernels),
         )
+        _training_failure.clear(job.work)
     distributed.barrier()
 
 
@@ -167,6 +143,12 @@ def _corpus(job: Job, model: Llava, rank: int, workers: int) -> Corpus:
     return corpus
 
 
+def _laid_out(job: Job, kernels: Kernels) -> Order:
+    """The order with rows folded where long ones cost too much."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return replace(job.order, fold_tokens=FOLD_TOKENS[device] if kernels.dense_mask else None)
+
+
 def _scheduled(job: Job, steps: int) -> Optimization:
     return Optimization(**asdict(job.optimization) | {"steps": steps})
 
@@ -179,8 +161,7 @@ def _loop(engine: Any, steps: Steps, job: Job, begin: int, log: _Log) -> None:
         torch.manual_seed(hash((job.order.seed, index, distributed.get_rank())))
         totals = _agreed(batch, job, engine.device)
         rate = engine.optimizer.param_groups[0]["lr"]
-        micros = [{name: tensor.to(engine.device) for name, tensor in micro.items()} for micro in batch.micros]
-        loss = engines.step(engine, micros, _scales(batch, job.loss, totals["supervised"]))
+        loss = engines.step(engine, batch.on(engine.device), _scales(batch, job.loss, totals["supervised"]))
         mean = _sum([loss], engine.device)[0] / totals["supervised"]
         _check_loss(mean, index)
         now = time.perf_counter()
@@ -237,7 +218,7 @@ class _Log:
 
     def __init__(self, job: Job, begin: int, steps: int, rank: int) -> None:
         self._steps = steps
-        self._log = TrainingLog(job.out, job.work, begin) if rank == 0 else None
+        self._log = TrainingLog(job.out, job.work, begin, job.tracking) if rank == 0 else None
 
     def __enter__(self) -> _Log:
         return self

@@ -82,10 +82,33 @@ def load(engine: Any, folder: Path, manifest: Manifest) -> None:
     tag = TAG
     if manifest.workers != workers:
         tag = UNIVERSAL
-        if rank == 0:
-            _to_universal(folder)
-        distributed.barrier()
+        trouble = _agree({"": _to_universal(folder)} if rank == 0 else {})[""]
+        if trouble:
+            raise StageFailed(
+                f"training state {folder} was written by another number of workers and DeepSpeed cannot convert it: "
+                f"{trouble}. Resume with the machine that wrote it."
+            )
+    settings = [dict(group) for group in engine.optimizer.param_groups]
     engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+    if tag == UNIVERSAL and manifest.zero == 3:
+        _repair(engine, settings)
+
+
+def _repair(engine: Any, settings: list[dict[str, Any]]) -> None:
+    """Give every group its own settings and step counter again.
+
+    DeepSpeed 0.19 loads a universal ZeRO-3 state with the settings of the first group for all of them, and with one
+    counter shared by all parameters, which each of them then advances: the bias correction of Adam runs away.
+    """
+    import torch
+
+    optimizer = engine.optimizer.optimizer
+    rates = engine.lr_scheduler.get_last_lr()
+    for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
+        group.update({name: value for name, value in own.items() if name != "params"}, lr=rate)
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
 
 
 def universal_settings(manifest: Manifest, workers: int) -> dict[str, Any]:
@@ -93,19 +116,18 @@ def universal_settings(manifest: Manifest, workers: int) -> dict[str, Any]:
     return {"checkpoint": {"load_universal": True}} if manifest.workers != workers else {}
 
 
-def _to_universal(folder: Path) -> None:
-    """One file per parameter and optimizer moment, by DeepSpeed's own script, in a process of its own."""
+def _to_universal(folder: Path) -> str:
+    """One file per parameter and optimizer moment, by DeepSpeed's own script, in a process of its own.
+
+    Returns the last line of what went wrong, or nothing.
+    """
     shutil.rmtree(folder / UNIVERSAL, ignore_errors=True)
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(folder / TAG), "--output_folder", str(folder / UNIVERSAL)]
     done = subprocess.run(
         [*command, "--num_extract_workers", "1", "--num_merge_workers", "1"], capture_output=True, text=True
     )
-    if done.returncode:
-        raise StageFailed(
-            f"training state {folder} was written by another number of workers and DeepSpeed cannot convert it: "
-            f"{done.stderr.strip().splitlines()[-1:]}. Resume with the machine that wrote it."
-        )
+    return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else ""
 
 
 def _digests(folder: Path, rank: int, workers: int) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""What a training run tells while it runs: one JSON line per optimizer step, TensorBoard beside it, and messages.
+"""What a training run tells while it runs: one JSON line per optimizer step, TensorBoard and other trackers beside it,
+and messages.
 
 A run that was killed and goes on cuts the lines after its checkpoint first, so that every step stands once.
 """
@@ -11,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from llavaflow.stages._trackers import Trackers, Tracking
+
 LOG = "log.jsonl"
 MESSAGES = "messages.log"
 TENSORBOARD = "tensorboard"
@@ -20,7 +23,7 @@ SCALARS = ("loss", "lr", "grad_norm", "tokens_per_second", "pad_fraction")
 class TrainingLog:
     """Written by the first worker alone; steps are counted from 1."""
 
-    def __init__(self, out: Path, work: Path, begin: int) -> None:
+    def __init__(self, out: Path, work: Path, begin: int, tracking: Tracking) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         out.mkdir(parents=True, exist_ok=True)
@@ -28,11 +31,13 @@ class TrainingLog:
         self._lines = (out / LOG).open("a", encoding="utf-8")
         self._messages = (work / MESSAGES).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(out / TENSORBOARD), purge_step=begin + 1, flush_secs=10)
+        self._trackers = Trackers(tracking, lambda text: self.say([text]))
 
     def __enter__(self) -> TrainingLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._trackers.close()
         self._lines.close()
         self._messages.close()
         self._board.close()
@@ -41,8 +46,10 @@ class TrainingLog:
         """Append the line of one optimizer step."""
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
-        for name in SCALARS:
-            self._board.add_scalar(name, row[name], row["step"])
+        values = {name: row[name] for name in SCALARS}
+        for name, value in values.items():
+            self._board.add_scalar(name, value, row["step"])
+        self._trackers.log(row["step"], values)
 
     def say(self, lines: Iterable[object]) -> None:
         """Messages for the person who watches the run."""

@@ -5,12 +5,14 @@
 
 Upstream's defaults change the model when a flag is left out, so what decides the result has no default here, or the
 paper's. A Ray Train job runs the loop (`_loop.py`) on as many workers as the machine has; neither their number nor the
-size of a micro-batch is a field, because the result must not depend on them.
+size of a micro-batch is a field, because the result must not depend on them. Nor are kernels (`LLAVAFLOW_KERNELS`) and
+trackers (`LLAVAFLOW_TRACKERS`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -27,13 +29,14 @@ from llavaflow.stages._stage import Stage
 if TYPE_CHECKING:
     from llavaflow.infra.machine import Machine
     from llavaflow.stages._batches import Order
-    from llavaflow.stages._loop import Job
+    from llavaflow.stages._job import Job
+    from llavaflow.stages._trackers import Tracking
 
 PROJECTOR_FILE = "mm_projector.bin"
 CPU_ROW_TOKENS = 4096
-CPU_FOLD_TOKENS = 384
 GPU_TOKENS_PER_GIB = 128
-MAX_FAILURES = 2
+# of workers and nodes; an exception that comes back ends the run much sooner (_training_failure.py)
+MAX_FAILURES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +127,10 @@ class Train(Stage):
 
     def job(self, ctx: RunContext) -> Job:
         """The run with every path resolved and the layout of this machine filled in."""
+        from llavaflow.models import kernels
         from llavaflow.models.engine import Optimization
         from llavaflow.models.llava import Design
-        from llavaflow.stages._loop import Job
+        from llavaflow.stages._job import Job
 
         return Job(
             data=ctx.path(self.data),
@@ -170,6 +174,19 @@ class Train(Stage):
             save_every_steps=self.save_every_steps,
             loader_processes=max(1, ctx.machine.cores // max(1, ctx.machine.ranks // ctx.machine.nodes)),
             whole=self.trainable != ("mm_projector",),
+            wishes=kernels.parse(os.environ.get(kernels.SETTING, "")),
+            tracking=self._tracking(ctx),
+        )
+
+    def _tracking(self, ctx: RunContext) -> Tracking:
+        from llavaflow.stages import _trackers
+
+        return _trackers.Tracking(
+            names=_trackers.parse(os.environ.get(_trackers.SETTING, "")),
+            run=ctx.fingerprint,
+            title=f"{ctx.recipe}/{ctx.stage}",
+            folder=Path.cwd(),
+            settings=self.settings(),
         )
 
     def _base(self, ctx: RunContext) -> str | None:
@@ -190,7 +207,6 @@ class Train(Stage):
             epochs=self.epochs,
             workers=machine.ranks,
             row_tokens=_row_tokens(machine),
-            fold_tokens=None if machine.gpus else CPU_FOLD_TOKENS,
             per_device=max(size for size in range(1, share + 1) if share % size == 0 and size <= limit),
         )
 

@@ -118,6 +118,23 @@ def test_order_depends_on_seed_and_epoch_alone(corpus: Corpus, data: Path, toy: 
     assert seen(1)[:4] != seen(1)[4:]
 
 
+def test_a_change_of_workers_in_the_middle_repeats_and_misses_no_sample(corpus: Corpus, data: Path, toy: Any) -> None:
+    """One worker is killed and two go on at the step of its last state, or the other way round."""
+
+    def dealt(workers: int, index: int) -> list[int]:
+        made = steps(corpus, data, toy, workers=workers)
+        epoch, within = divmod(index, len(made.plans[0]))
+        rows = made.plans[epoch].step(within).rows
+        return [sample for micro in rows for rank in range(workers) for sample in micro[rank].tolist()]
+
+    total = len(steps(corpus, data, toy))
+    for before, after in ((1, 2), (2, 1)):
+        for killed_at in (1, 4, 5):
+            seen = [sample for index in range(killed_at) for sample in dealt(before, index)]
+            seen += [sample for index in range(killed_at, total) for sample in dealt(after, index)]
+            assert sorted(seen) == sorted([*range(len(corpus)), *range(len(corpus))])
+
+
 def test_loader_processes_change_nothing_and_start_anywhere(corpus: Corpus, data: Path, toy: Any) -> None:
     made = steps(corpus, data, toy)
     direct = [made[index] for index in range(3, len(made))]
