@@ -50,7 +50,7 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
                 images=(f"coco/{folder}/{item.file_name}",),
                 turns=(question(ONE_CAPTION), Turn(role="gpt", text=item.captions[0])),
                 boxes=tuple(item.boxes),
-                parents=tuple(item.parents),
+                parents=(f"coco:image/{item.file_name}", *item.parents),
             )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +43,8 @@ class Expression(NamedTuple):
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
     """Segments of every image's dialogue, in the order in which the files first name the images."""
     groups: dict[int, list[tuple[Expression, Region]]] = {}
-    for file in _files(path):
-        found = _refs(file, reading) if _has_refs(file) else _flat(file, reading)
+    for file, prefix in _named(_files(path)):
+        found = _refs(file, prefix, reading) if _has_refs(file) else _flat(file, prefix, reading)
         for item in found:
             if isinstance(item, Sample):
                 yield item
@@ -82,6 +83,14 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
+def _named(files: list[Path]) -> Iterator[tuple[Path, str]]:
+    """Each file with what its ids are prefixed by: the sets number their refs alike."""
+    folders = Counter(file.parent for file in files)
+    for file in files:
+        alone = file.parent.name if folders[file.parent] == 1 else file.name
+        yield file, "" if len(files) == 1 else f"{alone}/"
+
+
 def _has_refs(file: Path) -> bool:
     """Whether rows are refs with a list of sentences (rather than one row per sentence)."""
     first = next(iter(_rows(file)), None)
@@ -114,13 +123,17 @@ def _unpickled(file: Path) -> list[Any]:
 Placed = tuple[Expression, Region]
 
 
-def _refs(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
+def _refs(file: Path, prefix: str, reading: Reading) -> Iterator[Placed | Sample]:
     """Sentences of refs, joined with the boxes (xywh) of the instances file beside them."""
     boxes, sizes = _instances(file, reading)
+    seen: set[str] = set()
 
     def build(raw: Mapping[str, Any]) -> list[Placed | Sample]:
-        parent = f"ref/{raw['ref_id']}"
-        parents = (parent, f"instance/{raw['ann_id']}")
+        parent = f"ref/{prefix}{raw['ref_id']}"
+        parents = (parent, f"instance/{prefix}{raw['ann_id']}")
+        if parent in seen:
+            return [rejected("refcoco", parent, "repeated-id")]
+        seen.add(parent)
         if raw.get("split", "train") != "train":
             return [rejected("refcoco", parent, NOT_TRAIN)]
         image = int(raw["image_id"])
@@ -158,10 +171,19 @@ def _size(raw: Mapping[str, Any]) -> tuple[int, tuple[int, int]]:
     return int(raw["id"]), (int(raw["width"]), int(raw["height"]))
 
 
-def _flat(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
+def _flat(file: Path, prefix: str, reading: Reading) -> Iterator[Placed | Sample]:
     """One row per sentence. Whether its boxes are xywh, and whether it has a train split, is decided from all rows."""
     found: list[Expression] = []
-    for item in reading.each("refcoco", file, rows(file), lambda raw: _expression(raw, reading)):
+    seen: set[str] = set()
+
+    def build(raw: Mapping[str, Any]) -> Expression | Sample:
+        item = _expression(raw, f"{prefix}{raw.get('sent_id', f'row-{reading.records - 1}')}", reading)
+        if item.parents[0] in seen:
+            return rejected("refcoco", item.parents[0], "repeated-id")
+        seen.add(item.parents[0])
+        return item
+
+    for item in reading.each("refcoco", file, rows(file), build):
         if isinstance(item, Sample):
             yield item
         else:
@@ -176,15 +198,14 @@ def _flat(file: Path, reading: Reading) -> Iterator[Placed | Sample]:
         yield _place(item._replace(sides=(x, y, x + wide, y + high)) if to_corners else item, reading)
 
 
-def _expression(raw: Mapping[str, Any], reading: Reading) -> Expression:
+def _expression(raw: Mapping[str, Any], number: str, reading: Reading) -> Expression:
     """A row of either dialect: {img_id, sents, bbox, ...} or {img_path, expression, bbox, image_id, sent_id, ...}."""
     name = str(raw.get("img_path") or raw.get("img_id") or raw.get("image"))
     image = int(raw["image_id"]) if "image_id" in raw else int(name.split("_")[2].split(".")[0])
     texts = raw["expression"] if "expression" in raw else raw["sents"] if "sents" in raw else raw["sent"]
     text = reading.text(texts[0] if isinstance(texts, list) else texts)
-    parent = f"sentence/{raw.get('sent_id', f'{name}/{text}')}"
     size = int(raw["width"]), int(raw["height"])
-    return Expression((parent,), image, text, _four(raw["bbox"]), *size, raw.get("split", "train"))
+    return Expression((f"sentence/{number}",), image, text, _four(raw["bbox"]), *size, raw.get("split", "train"))
 
 
 def are_xywh(found: Iterable[Expression]) -> bool:

@@ -19,8 +19,8 @@ PROMPT = "Read all the text in this image, from top to bottom and from left to r
 
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
     """One sample per document."""
-    files = _files(path)
-    for file in files:
+    seen: set[str] = set()
+    for file in _files(path):
         count = iter(range(1 << 62))
 
         def build(raw: dict[str, Any], stem: str = file.stem, count: Iterator[int] = count) -> Sample:
@@ -29,8 +29,10 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
             truth = orjson.loads(raw["ground_truth"])
             text = reading.text(truth["gt_parse"]["text_sequence"])
             parent = f"document/{name}"
-            if not text:
-                return rejected("synthdog", parent, "empty-answer")
+            fault = "repeated-id" if name in seen else None if text else "empty-answer"
+            seen.add(name)
+            if fault:
+                return rejected("synthdog", parent, fault)
             return Sample(
                 id=name.rpartition(".")[0],
                 source="synthdog",

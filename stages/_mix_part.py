@@ -214,7 +214,7 @@ def _checked(sample: Sample, given: Input, pictures: Pictures) -> Sample:
     ids = [pictures.ids[digest] for _, digest in looks if digest in pictures.ids]
     named = {shard_name(name): name for name in sample.images}
     pictures.origin.update(named)
-    parents = (*sample.parents, *[f"{given.fingerprint}:{name}" for name in ids])
+    parents = tuple(dict.fromkeys([*sample.parents, *[f"{given.fingerprint}:{name}" for name in ids]]))
     return _renamed(sample, parents, images=tuple(named))
 
 

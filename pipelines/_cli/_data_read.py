@@ -128,12 +128,15 @@ class Tally:
     turns: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     images: dict[str, bool] = field(default_factory=dict)
+    refused: int = 0
+    used: set[str] = field(default_factory=set)
 
     def kept(self, samples: Iterable[Sample]) -> Iterator[object]:
         """The records to write; the others are counted by reason."""
         from llavaflow.datasets._sample import to_llava
 
         for sample in samples:
+            self._account(sample)
             reason = sample.dropped or self._missing(sample)
             if reason:
                 self.dropped[reason] += 1
@@ -141,6 +144,14 @@ class Tally:
             self.samples += 1
             self.turns += len(sample.turns)
             yield to_llava(sample)
+
+    def _account(self, sample: Sample) -> None:
+        """Note which raw records a sample is made of: those of the table that its first parent is in."""
+        if sample.dropped:
+            self.refused += 1
+        elif sample.parents:
+            table = sample.parents[0].partition("/")[0] + "/"
+            self.used.update(parent for parent in sample.parents if parent.startswith(table))
 
     def _missing(self, sample: Sample) -> str | None:
         for name in sample.images:
@@ -159,14 +170,18 @@ class Tally:
             "images_missing": len(self.images) - present,
             "dropped": dict(self.dropped),
             "records": reading.records,
+            "records_used": len(self.used),
+            "records_unaccounted": reading.records - len(self.used) - self.refused,
             "repairs": {name: count for name, count in reading.repairs.items() if count},
             "malformed": reading.quarantine[:MALFORMED_SHOWN],
         }
 
 
 def _render(console: Console, document: dict[str, Json], out: Path, meaning: dict[str, str]) -> None:
-    samples, turns, records = (f"{document[name]:,}" for name in ("samples", "turns", "records"))
-    console.print(f"{samples} samples with {turns} turns from {records} records")
+    samples, turns, records, used = (f"{document[name]:,}" for name in ("samples", "turns", "records", "records_used"))
+    console.print(f"{samples} samples with {turns} turns from {used} of {records} records")
+    if lost := document["records_unaccounted"]:
+        console.print(f"[red]{lost:,} records are neither used nor dropped: please report this[/]")
     present, missing = document["images_present"], document["images_missing"]
     if present or missing:
         console.print(f"images: {present:,} found, {missing:,} missing")

@@ -48,6 +48,17 @@ def test_refcoco_tells_the_two_box_conventions_apart(
     assert "[0.5, 0.5, 0.9, 0.9]" in "".join(raw.texts(samples[0]))
 
 
+def test_the_sets_of_refcoco_number_their_refs_alike(raw: Any, tmp_path: Path) -> None:
+    raw.refcoco(tmp_path)
+    (tmp_path / "refcoco+").mkdir()
+    for file in list((tmp_path / "refcoco").iterdir()):
+        (tmp_path / "refcoco+" / file.name).write_bytes(file.read_bytes())
+    samples, dropped, reading = raw.read("refcoco", tmp_path)
+    refs = {parent for sample in samples for parent in sample.parents if parent.startswith("refcoco:ref/")}
+    assert {"refcoco:ref/refcoco/3", "refcoco:ref/refcoco+/3"} < refs
+    assert len(refs) + dropped.total() == reading.records == 44
+
+
 def test_refcoco_refuses_a_pickle_that_would_run_code(raw: Any, tmp_path: Path) -> None:
     file = tmp_path / "refs(unc).p"
     file.write_bytes(pickle.dumps([Path("x")]))

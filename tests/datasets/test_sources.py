@@ -15,9 +15,6 @@ from llavaflow.datasets._sample import IMAGE_TOKEN
 from llavaflow.datasets._source import source, source_names
 from llavaflow.infra.errors import InputError
 
-# sources that use each raw record in at most one sample, one record per sample
-PER_RECORD = {"ocrvqa", "vg", "sharegpt", "synthdog", "scienceqa", "url-table", "caption-boxes", "llava-json", "coco"}
-
 
 def test_every_source_has_a_case_here(raw: Any) -> None:
     assert set(raw.WRITERS) == set(source_names())
@@ -41,13 +38,10 @@ def test_samples_have_the_form_of_training_data(raw: Any, name: str, tmp_path: P
 @pytest.mark.parametrize("name", source_names())
 def test_nothing_is_lost(raw: Any, name: str, tmp_path: Path) -> None:
     samples, dropped, reading = raw.read(name, tmp_path / "raw")
-    first = {parent for sample in samples for parent in sample.parents}
-    kinds = {parent.partition("/")[0] for sample in samples for parent in sample.parents[:1]}
-    used = {parent for parent in first if parent.partition("/")[0] in kinds}
-    if name in PER_RECORD:
-        assert len(samples) + dropped.total() == reading.records
-    else:
-        assert len(used) + dropped.total() == reading.records
+    tables = {parent.partition("/")[0] for sample in samples for parent in sample.parents[:1]}
+    every = {parent for sample in samples for parent in sample.parents}
+    used = {parent for parent in every if parent.partition("/")[0] in tables}
+    assert len(used) + dropped.total() == reading.records
 
 
 @pytest.mark.parametrize("name", source_names())

@@ -56,6 +56,7 @@ def test_read_counts_everything(coco: Path, tmp_path: Path, capsys: pytest.Captu
     assert code == 0
     assert (told["samples"], told["turns"], told["dropped"]) == (2, 4, {"no-caption": 1})
     assert (told["images_present"], told["images_missing"]) == (1, 1)
+    assert (told["records"], told["records_used"], told["records_unaccounted"]) == (3, 2, 0)
     assert told["repairs"] == {"edge-whitespace": 2, "caption-left-out": 1}
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows[0]["image"] == "coco/train2017/000000000001.jpg"
