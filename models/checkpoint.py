@@ -1,41 +1,38 @@
-"""Checkpoint formats: say what a file or folder is, and turn the original LLaVA's layout into Hugging Face's and back.
+"""Checkpoint formats: say what a file or folder is, and turn one format into another.
 
-    original      one language model whose state also holds `model.mm_projector.*`; the tower is named in config.json
-                  (`mm_vision_tower`) and only stored, under `model.vision_tower.vision_tower.*`, if it was trained
+    original      the layout of the original LLaVA code (`original.py`)
     hf            transformers' Llava class with processor; keys on disk begin with language_model, vision_tower,
                   multi_modal_projector
     projector     `mm_projector.bin` alone
     lora          adapter weights and non_lora_trainables.bin
     delta         an original checkpoint from which the base language model was subtracted
 
-Conversions rename and copy tensors; no value changes, so a round trip is exact. Folders are read by their content,
-never by their name (upstream's loader takes a renamed folder for another architecture).
+Folders are read by their content, never by their name (upstream's loader takes a renamed folder for another
+architecture).
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.errors import InputError
 from llavaflow.models import llava as llavas
-from llavaflow.models import lora
+from llavaflow.models import lora, original
 from llavaflow.models import projector as projectors
-from llavaflow.models.llava import Design, Llava
+from llavaflow.models.llava import Llava
+from llavaflow.models.weights import read_config, read_state, weight_files
 
 if TYPE_CHECKING:
     import torch
 
-    State = dict[str, torch.Tensor]
-
-TOWER = "model.vision_tower.vision_tower."
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 # the tables that may have grown by added tokens
 GROWN = ("model.embed_tokens.weight", "lm_head.weight")
+# kept in weights by older transformers, computed by newer
+COMPUTED = "rotary_emb.inv_freq"
 
 
 def describe(path: Path, base: Path | None = None) -> dict[str, Json]:
@@ -50,8 +47,9 @@ def describe(path: Path, base: Path | None = None) -> dict[str, Json]:
             projectors.check_fits(file.projector, projector_of(base), str(source))
             document["fits"] = str(base)
     else:
-        config = _config(path)
+        config = read_config(path)
         document |= {"model_type": config.get("model_type"), "projector": str(projector_of(path))}
+        document["im_start_end"] = bool(config.get(llavas.MARKS_KEY, False))
         if form == "original":
             document["vision_tower"] = config.get("mm_vision_tower")
     return document
@@ -64,7 +62,7 @@ def format_of(path: Path) -> str:
     if (path / lora.CONFIG).is_file():
         return "lora"
     if (path / "config.json").is_file() and weight_files(path):
-        return "hf" if "vision_config" in _config(path) else "original"
+        return "hf" if "vision_config" in read_config(path) else "original"
     if (path / projectors.FILE).is_file():
         return "projector"
     raise InputError(
@@ -74,160 +72,123 @@ def format_of(path: Path) -> str:
 
 def projector_of(path: Path) -> projectors.Projector:
     """Type and widths of a whole checkpoint's projector, from its configuration or its weights."""
-    config = _config(path)
+    config = read_config(path)
     if "vision_config" in config:
+        vision, text = config["vision_config"], config["text_config"]
         return projectors.Projector(
-            kind="mlp2x_gelu" if config.get("projector_hidden_act", "gelu") == "gelu" else "linear",
-            vision_width=config["vision_config"].get("hidden_size", 1024),
-            language_width=config["text_config"].get("hidden_size", 4096),
+            kind=llavas.projector_kind(config),
+            vision_width=vision.get("hidden_size") or vision.get("hidden_sizes", [1024])[-1],
+            language_width=text.get("hidden_size") or text.get("d_model", 4096),
         )
     return projectors.parse(read_state(path), str(path)).projector
 
 
-def convert(source: Path, out: Path, form: str, vision: str | None) -> dict[str, Json]:
+def convert(source: Path, out: Path, form: str, vision: str | None) -> None:
     """Write `source` in another format; see the module for what the formats are."""
     given = format_of(source)
     if form == "projector":
-        projector_file = _projector_file(source, given)
+        file = _projector_file(source, given)
         out.mkdir(parents=True, exist_ok=True)
-        projectors.write(out / projectors.FILE, projector_file)
+        projectors.write(out / projectors.FILE, file)
     elif (given, form) == ("original", "hf"):
-        llavas.save(from_original(source, vision), out)
+        llavas.save(original.from_original(source, vision), out)
     elif (given, form) == ("hf", "original"):
-        to_original(llavas.load(str(source), precision=None), out)
+        original.to_original(llavas.load(str(source), precision=None), out)
     else:
         raise InputError(f"{source} is in {given} format and cannot be written as {form}.")
-    return describe(out)
 
 
 def _projector_file(source: Path, given: str) -> projectors.ProjectorFile:
-    if given == "hf":
-        model = llavas.load(str(source), precision=None)
-        return projectors.from_transformers(model.model.state_dict(), model.projector)
-    if given == "original":
-        return projectors.parse(read_state(source), str(source))
-    raise InputError(f"{source} is in {given} format already holds nothing but a projector or an adapter.")
-
-
-def from_original(source: Path, vision: str | None) -> Llava:
-    """A model in transformers' class from an original LLaVA folder (Llama language model)."""
-    import torch
-
-    config = _config(source)
-    tower = vision or config.get("mm_vision_tower")
-    if not tower:
-        raise InputError(f"{source}/config.json names no mm_vision_tower: say which with --vision.")
+    """The projector of a whole model, with the rows of <im_start> and <im_end> if it has them."""
+    if given in ("projector", "lora"):
+        raise InputError(f"{source} is in {given} format already: it holds nothing but a projector or an adapter.")
+    model = llavas.load(str(source), precision=None) if given == "hf" else None
+    if model is not None:
+        return projectors.from_transformers(model.model.state_dict(), model.projector, model.mark_ids)
     state = read_state(source)
     file = projectors.parse(state, str(source))
-    design = Design(
-        projector=file.projector.kind,
-        select_layer=config.get("mm_vision_select_layer", -2),
-        select_feature=config.get("mm_vision_select_feature", "patch"),
-        image_aspect=config.get("image_aspect_ratio") or "square",
-    )
-    llava = llavas.build(tower, str(source), design, precision=None)
-    model = llava.model.model
-    projectors.check_fits(file.projector, llava.projector, str(source))
-    dtype = model.multi_modal_projector.linear_1.weight.dtype
-    layers = projectors.to_transformers(file)
-    model.multi_modal_projector.load_state_dict({key: value.to(dtype) for key, value in layers.items()})
-    trained = {key.removeprefix(TOWER): value for key, value in state.items() if key.startswith(TOWER)}
-    if trained:
-        with torch.no_grad():
-            model.vision_tower.load_state_dict({key.removeprefix("vision_model."): v for key, v in trained.items()})
-    return llava
+    marked = read_config(source).get(llavas.MARKS_KEY, False)
+    rows = _mark_rows(source, file) if marked else None
+    return projectors.ProjectorFile(projector=file.projector, state=file.state, embeddings=rows)
 
 
-def to_original(llava: Llava, out: Path) -> None:
-    """Write the original layout: the language model's own files with projector and tower keys beside them."""
-    from safetensors.torch import save_file
+def _mark_rows(source: Path, file: projectors.ProjectorFile) -> torch.Tensor:
+    from transformers import AutoTokenizer
 
-    state: State = {}
-    for name, value in llava.model.state_dict().items():
-        if ".multi_modal_projector." not in name:
-            state[_original_name(name)] = value.detach().clone().contiguous()
-    file = projectors.from_transformers(llava.model.state_dict(), llava.projector)
-    plain = llava.projector.kind == "linear"
-    for key, value in file.state.items():
-        state[projectors.PREFIX + (key.split(".")[1] if plain else key)] = value.detach().clone().contiguous()
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    text, config = llava.model.config.text_config.to_dict(), llava.model.config
-    text |= {
-        "architectures": ["LlavaLlamaForCausalLM"],
-        "model_type": "llava_llama",
-        "mm_projector_type": llava.projector.kind,
-        "mm_hidden_size": llava.projector.vision_width,
-        "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": "cls_patch" if llava.image_rule.class_token else "patch",
-        "image_aspect_ratio": llava.image_rule.aspect,
-        "unfreeze_mm_vision_tower": True,
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-    }
-    (out / "config.json").write_text(json.dumps(text, indent=2, default=str), "utf-8")
-    llava.tokenizer.save_pretrained(out)
+    from llavaflow.models.marks import MARKS
+
+    ids = AutoTokenizer.from_pretrained(source).convert_tokens_to_ids(MARKS)
+    if file.embeddings is None:
+        raise InputError(f"{source} says mm_use_im_start_end and holds no embedding table.")
+    return file.embeddings[ids]
 
 
-def _original_name(name: str) -> str:
-    if name.startswith("model.vision_tower."):
-        return f"{TOWER}vision_model.{name.removeprefix('model.vision_tower.')}"
-    return name.replace("model.language_model.", "model.", 1)
+def merge_lora(adapter: Path, base: Path, out: Path, vision: str | None) -> None:
+    """Write `base` with an adapter folder (ours or upstream's) merged in, in Hugging Face format.
+
+    The base is a whole LLaVA in either format or, for a folder of upstream's, the plain language model it was made on;
+    its config.json then names the tower, unless `vision` does. Raises InputError when adapter and base do not fit.
+    """
+    if format_of(adapter) != "lora":
+        raise InputError(f"{adapter} is no adapter: it has no {lora.CONFIG}.")
+    llava = base_of(adapter, base, vision)
+    lora.merge_folder(llava, adapter)
+    llavas.save(llava, out)
+
+
+def base_of(adapter: Path, base: Path, vision: str | None) -> Llava:
+    """The model that an adapter belongs to, before it is merged in. Raises InputError when it cannot be told."""
+    config = read_config(base)
+    if "vision_config" in config:
+        return llavas.load(str(base), precision=None)
+    if any(".mm_projector." in name for name in read_state(base)):
+        return original.from_original(base, vision)
+    if not (adapter / "config.json").is_file():
+        raise InputError(
+            f"{base} is a plain language model, and {adapter} has no config.json to say how it is joined with a tower. "
+            "Give the whole LLaVA checkpoint that the adapter was trained on as --base."
+        )
+    return original.join(read_config(adapter), str(base), vision, projectors.read(adapter / lora.OTHERS))
 
 
 def apply_delta(base: Path, delta: Path, out: Path) -> dict[str, Json]:
     """base + delta in float16, as upstream adds them: only projector weights may be absent in the base, and only
     tables grown by added tokens may differ in shape (the base is added to their top-left block)."""
-    import torch
     from safetensors.torch import save_file
 
+    read_config(delta)
     old, new = read_state(base), read_state(delta)
-    for name, value in new.items():
-        total = value.to(torch.float16)
-        if name not in old:
-            if ".mm_projector." not in name:
-                raise InputError(f"{delta} has {name}, which {base} lacks: it is a delta of another model.")
-        elif old[name].shape == total.shape:
-            total = total + old[name].to(torch.float16)
-        elif name in GROWN:
-            rows, columns = old[name].shape
-            total[:rows, :columns] += old[name].to(torch.float16)
-        else:
-            shapes = f"{tuple(total.shape)} against {tuple(old[name].shape)}"
-            raise InputError(f"{name} has another shape in {delta} than in {base}: {shapes}.")
-        new[name] = total.contiguous()
+    unknown = [name for name in old if name not in new and not name.endswith(COMPUTED)]
+    if unknown:
+        raise InputError(f"{base} has {unknown[0]}, which {delta} lacks: it is the base of another delta.")
+    total = {
+        name: _sum(name, value, old.get(name), base, delta)
+        for name, value in new.items()
+        if not name.endswith(COMPUTED)
+    }
+    projector = str(projectors.parse(total, str(delta)).projector)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(new, out / "model.safetensors", metadata={"format": "pt"})
+    save_file(total, out / "model.safetensors", metadata={"format": "pt"})
     for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
         if (delta / name).is_file():
             shutil.copyfile(delta / name, out / name)
-    return {"path": str(out), "tensors": len(new), "projector": str(projectors.parse(new, str(out)).projector)}
+    return {"path": str(out), "tensors": len(total), "projector": projector}
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, safetensors before pickled ones."""
-    names = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    return [path for path in names if path.name != lora.ADAPTER]
-
-
-def read_state(folder: Path) -> State:
-    """All weights of a folder, loaded without running code from it."""
+def _sum(name: str, new: torch.Tensor, old: torch.Tensor | None, base: Path, delta: Path) -> torch.Tensor:
     import torch
-    from safetensors.torch import load_file
 
-    state: State = {}
-    for path in weight_files(folder):
-        safe = path.suffix == ".safetensors"
-        part: Mapping[str, Any] = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-        state.update(part)
-    if not state:
-        raise InputError(f"no weights in {folder}: expected *.safetensors or pytorch_model*.bin.")
-    return state
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder} has no config.json.")
-    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return config
+    total = new.to(torch.float16).clone()
+    if old is None:
+        if ".mm_projector." not in name:
+            raise InputError(f"{delta} has {name}, which {base} lacks: it is a delta of another model.")
+        return total
+    known = old.to(torch.float16)
+    if known.shape == total.shape:
+        return total + known
+    rows, columns = known.shape if name in GROWN else (0, 0)
+    if not rows or rows > total.shape[0] or columns != total.shape[1]:
+        shapes = f"{tuple(total.shape)} against {tuple(known.shape)}"
+        raise InputError(f"{name} has another shape in {delta} than in {base}: {shapes}.")
+    total[:rows, :columns] += known
+    return total

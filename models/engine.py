@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
 from llavaflow.infra.errors import InputError
-from llavaflow.models.llava import Precision
+from llavaflow.models.backbone import Precision
 from llavaflow.models.parts import Part, part_of
 
 if TYPE_CHECKING:

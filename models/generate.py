@@ -41,7 +41,7 @@ def prompt_ids(llava: Llava, template_name: str, turns: Turns, image_sizes: Sequ
     """Tokens of a prompt that is open for the assistant's answer; sizes are (width, height) of its images."""
     return encode_prompt(
         turns,
-        template=template(template_name),
+        template=template(template_name, llava.im_start_end),
         tokenizer=llava.tokenizer,
         image_token_id=llava.image_token_id,
         image_tokens=[count_tokens(llava.image_rule, *size) for size in image_sizes],

@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models import projector as projectors
+from llavaflow.models.backbone import original_body
 from llavaflow.models.llava import Llava
+from llavaflow.models.quantization import Quantization, prepare
+from llavaflow.models.weights import read_file
 
 if TYPE_CHECKING:
     import torch
 
     State = dict[str, torch.Tensor]
 
-ADAPTER = "adapter_model.safetensors"
+ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 CONFIG = "adapter_config.json"
 OTHERS = "non_lora_trainables.bin"
 UPSTREAM_PREFIX = "base_model.model."
@@ -33,12 +36,16 @@ _PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight$")
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """Rank, scale (alpha / r), dropout, and which biases train: none is what every published recipe uses."""
+    """Rank, scale (alpha / r), dropout, and which biases train: none is what every published recipe uses.
+
+    quantization: QLoRA, the frozen weights in few bits while the adapters learn.
+    """
 
     r: int = 128
     alpha: int = 256
     dropout: float = 0.05
     bias: Literal["none"] = "none"
+    quantization: Quantization | None = None
 
     @property
     def scale(self) -> float:
@@ -51,6 +58,8 @@ def inject(llava: Llava, lora: Lora, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     language = llava.model.model.language_model
+    if lora.quantization is not None:
+        prepare(language)
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias=lora.bias, target_modules=_targets(language)
     )
@@ -71,6 +80,12 @@ def _targets(language: torch.nn.Module) -> list[str]:
 def is_adapter(name: str) -> bool:
     """Whether a parameter belongs to an adapter."""
     return ".lora_" in name
+
+
+def restored(state: Mapping[str, torch.Tensor], plain: Llava) -> State:
+    """What a quantised run trained, on the weights of the same model as they were before they were rounded."""
+    trained = {name: value for name, value in state.items() if is_adapter(name) or ".multi_modal_projector." in name}
+    return {**plain.model.state_dict(), **trained}
 
 
 def merged(state: Mapping[str, torch.Tensor], scale: float) -> State:
@@ -96,7 +111,8 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], lora: Lora, llava: Ll
 
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [(name, _PAIR.match(name)) for name in state]
-    adapter = {_upstream(match): state[name].contiguous() for name, match in pairs if match}
+    body = original_body(llava.model.config.text_config)
+    adapter = {_upstream(match, body): state[name].contiguous() for name, match in pairs if match}
     save_file(adapter, folder / ADAPTER, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -113,15 +129,16 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], lora: Lora, llava: Ll
     torch.save(others, folder / OTHERS)
 
 
-def _upstream(match: re.Match[str]) -> str:
-    module = match.group(1).replace("model.language_model.", "model.", 1)
+def _upstream(match: re.Match[str], body: str) -> str:
+    module = match.group(1).replace("model.language_model.", body, 1)
     return f"{UPSTREAM_PREFIX}{module}.lora_{match.group(2)}.weight"
 
 
 def merge_folder(llava: Llava, folder: Path) -> None:
-    """Merge an adapter folder (ours or upstream's) into a model that was built for it."""
-    import torch
+    """Merge an adapter folder (ours or upstream's) into a model that was built for it.
 
+    Raises InputError when a file is missing, or the adapter was made for a model of other shapes.
+    """
     missing = [name for name in (CONFIG, OTHERS) if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -129,27 +146,32 @@ def merge_folder(llava: Llava, folder: Path) -> None:
             "gibberish. Take the folder that holds both files."
         )
     config = json.loads((folder / CONFIG).read_text("utf-8"))
-    others = torch.load(folder / OTHERS, map_location="cpu", weights_only=True)
-    file = projectors.parse(others, str(folder / OTHERS))
+    file = projectors.read(folder / OTHERS)
     projectors.check_fits(file.projector, llava.projector, str(folder / OTHERS))
     state = dict(llava.model.state_dict())
     for name, value in projectors.to_transformers(file).items():
         key = f"model.multi_modal_projector.{name}"
         state[key] = value.to(state[key].dtype)
+    body = original_body(llava.model.config.text_config)
     for name, value in _read_adapter(folder).items():
-        key = name.removeprefix(UPSTREAM_PREFIX).replace("model.layers.", "model.language_model.layers.", 1)
-        state[key] = value
+        module, weight = name.removeprefix(UPSTREAM_PREFIX).rsplit(".lora_", 1)
+        module = module.replace(body, "model.language_model.", 1)
+        _check_target(state.get(f"{module}.weight"), value, weight[0], f"{folder}: {name}")
+        state[f"{module}.lora_{weight}"] = value
     llava.model.load_state_dict(merged(state, config["lora_alpha"] / config["r"]))
 
 
-def _read_adapter(folder: Path) -> State:
-    import torch
-    from safetensors.torch import load_file
+def _check_target(target: torch.Tensor | None, matrix: torch.Tensor, side: str, where: str) -> None:
+    """Refuse an adapter matrix whose layer the base does not have, or has in another width."""
+    if target is None:
+        raise InputError(f"{where} adapts a layer that the base does not have: it was made on another model.")
+    given, wanted = (matrix.shape[1], target.shape[1]) if side == "A" else (matrix.shape[0], target.shape[0])
+    if given != wanted:
+        raise InputError(f"{where} is {given} wide, the base's layer {wanted}: it was made on another model.")
 
-    if (folder / ADAPTER).is_file():
-        weights: State = load_file(folder / ADAPTER)
-    elif (folder / "adapter_model.bin").is_file():
-        weights = torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True)
-    else:
-        raise InputError(f"{folder} holds neither {ADAPTER} nor adapter_model.bin.")
-    return weights
+
+def _read_adapter(folder: Path) -> State:
+    for name in (ADAPTER, PICKLED_ADAPTER):
+        if (folder / name).is_file():
+            return dict(read_file(folder / name))
+    raise InputError(f"{folder} holds neither {ADAPTER} nor {PICKLED_ADAPTER}.")

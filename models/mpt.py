@@ -5,7 +5,8 @@ transformers (`trust_remote_code=True`), so it imports nothing but torch and tra
 
 Three things keep MptModel out of Llava as it is: its embedding has another name, so has the weight that the output
 head is tied to, and it takes no positions. Positions matter to it in one way only: ALiBi is relative, so a packed row
-needs nothing but the block-diagonal mask, which is built here from positions that restart.
+needs nothing but the block-diagonal mask, which is built here from positions that restart. And it ends nowhere, so a
+row may be longer than one sample was ever meant to be.
 """
 
 from __future__ import annotations
@@ -34,13 +35,28 @@ class MptTextModel(MptModel):  # type: ignore[misc]
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
+        given = inputs_embeds if input_ids is None else input_ids
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        self._context = seen + (0 if given is None else given.shape[1])
         if attention_mask is None and past_key_values is None and position_ids is not None:
             attention_mask = _block_mask(position_ids)
         return super().forward(
-            input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
         )
+
+    def build_mpt_alibi_tensor(self, num_heads: int, sequence_length: int, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Biases for the longest context that the configuration names, or for a row or an answer that goes beyond."""
+        biases: torch.Tensor = super().build_mpt_alibi_tensor(
+            num_heads, max(sequence_length, self._context), *args, **kwargs
+        )
+        return biases
 
 
 def _block_mask(position_ids: torch.Tensor) -> torch.Tensor:

@@ -38,10 +38,11 @@ class PartCount:
 
 
 def part_of(name: str) -> Part:
-    """The part that a parameter belongs to. What is neither tower nor projector counts as language model."""
+    """The part that a parameter belongs to. What is neither tower nor projector counts as language model, except rows
+    of <im_start> and <im_end> that learn by themselves: they belong to the projector and travel with it."""
     if "vision_tower" in name:
         return "vision_tower"
-    return "mm_projector" if "multi_modal_projector" in name else "language_model"
+    return "mm_projector" if "multi_modal_projector" in name or name.endswith(".marks") else "language_model"
 
 
 def set_trainable(
@@ -61,7 +62,7 @@ def set_trainable(
             learns = learns and _tower_learns(name, llava, vision_from_layer)
         if part == "mm_projector" and llava.projector.depth < 2:
             # the identity matrices that stand for missing layers must stay what they are
-            learns = learns and llava.projector.depth == 1 and ".linear_1." in name
+            learns = learns and (name.endswith(".marks") or (llava.projector.depth == 1 and ".linear_1." in name))
         if part == "language_model" and adapters:
             learns = learns and is_adapter(name)
         parameter.requires_grad_(learns)

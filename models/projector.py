@@ -7,20 +7,22 @@ the language model. So a file is checked against its target before anything is l
     model.mm_projector.{0,2,...}.weight / .bias    mlpNx_gelu: N linear layers with GELU between
     model.embed_tokens.weight                      rows of <im_start> and <im_end>, when those are used
 
-Keys also occur without `model.`, and with a longer prefix. Inside transformers' Llava classes a projector is always
-linear, activation, linear. `linear` and `identity` fit in exactly: the activation is `linear` and what is missing is a
-frozen identity matrix, so plain transformers loads them without code of ours.
+Keys also occur without `model.`, and with a longer prefix or another name of the table. Inside transformers' Llava
+classes a projector is always linear, activation, linear. `linear` and `identity` fit in exactly: the activation is
+`linear` and what is missing is a frozen identity matrix, so plain transformers loads them without code of ours. Deeper
+ones are shipped with theirs (`deep_projector.py`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llavaflow.infra.errors import InputError
+from llavaflow.models.weights import read_file
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 FILE = "mm_projector.bin"
 PREFIX = "model.mm_projector."
 EMBEDDINGS = "model.embed_tokens.weight"
+# Llama's name of the input table, MPT's, and GPT-NeoX's
+TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+MARK_ROWS = 2
+# transformers has a class for this many layers
+PLAIN_DEPTH = 2
 _MLP = re.compile(r"mlp(\d+)x_gelu")
 _KEY = re.compile(r"(?:^|\.)mm_projector\.(?:(\d+)\.)?(weight|bias)$")
 
@@ -53,7 +60,10 @@ class Projector:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorFile:
-    """The content of a projector file: layers under `0.weight`, `0.bias`, `2.weight`, ...; embedding rows if any."""
+    """The content of a projector file: layers under `0.weight`, `0.bias`, `2.weight`, ...; embedding rows if any.
+
+    `embeddings` (rows, language width): the whole input table as upstream's stage 1 wrote it, or the two rows alone.
+    """
 
     projector: Projector
     state: State
@@ -72,12 +82,9 @@ def depth(kind: str) -> int:
 
 def read(path: Path) -> ProjectorFile:
     """Read a projector file with weights_only loading and tell what it is."""
-    import torch
-
     if not path.is_file():
         raise InputError(f"no projector file at {path}. A pretrain stage writes {FILE}.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return parse(state, str(path))
+    return parse(read_file(path), str(path))
 
 
 def parse(state: Mapping[str, torch.Tensor], where: str) -> ProjectorFile:
@@ -87,7 +94,7 @@ def parse(state: Mapping[str, torch.Tensor], where: str) -> ProjectorFile:
         match = _KEY.search(key)
         if match:
             layers[f"{match.group(1) or 0}.{match.group(2)}"] = value
-    rows = next((value for key, value in state.items() if key.endswith("embed_tokens.weight")), None)
+    rows = next((value for key, value in state.items() if key.endswith(TABLES)), None)
     if not layers:
         raise InputError(f"{where} holds no mm_projector weights; its keys: {', '.join(sorted(state)[:6])}")
     return ProjectorFile(projector=_infer(layers, state, where), state=layers, embeddings=rows)
@@ -140,9 +147,31 @@ def check_fits(file: Projector, target: Projector, where: str) -> None:
     )
 
 
+def mark_rows(file: ProjectorFile, wanted: bool, where: str) -> torch.Tensor | None:
+    """The rows (2, language width) of <im_start> and <im_end>, which are the last of the table in the file.
+
+    Raises InputError when the file has them and the model does not want them, or the other way round.
+    """
+    rows = file.embeddings
+    if (rows is not None) != wanted:
+        has, wants = ("without", "with") if wanted else ("with", "without")
+        raise InputError(
+            f"projector {where} was trained {has} <im_start> and <im_end>, the model is set up {wants} them. "
+            f"Set im_start_end={str(not wanted).lower()}, or take another projector."
+        )
+    if rows is None:
+        return None
+    if rows.ndim != 2 or rows.shape[0] < MARK_ROWS or rows.shape[1] != file.projector.language_width:
+        raise InputError(
+            f"projector {where} holds embeddings of shape {tuple(rows.shape)}: two rows or more of "
+            f"{file.projector.language_width} values are needed, the last two for <im_start> and <im_end>."
+        )
+    return rows[-MARK_ROWS:]
+
+
 def activation(kind: str) -> str:
     """The activation that transformers' projector must have to be this one."""
-    return "gelu" if depth(kind) == 2 else "linear"
+    return "gelu" if depth(kind) >= PLAIN_DEPTH else "linear"
 
 
 def to_transformers(file: ProjectorFile) -> State:
@@ -151,20 +180,26 @@ def to_transformers(file: ProjectorFile) -> State:
 
     width = file.projector.language_width
     depth_ = file.projector.depth
-    if depth_ > 2:
-        raise InputError(f"{file.projector.kind} has no class in transformers: LLaVA there is linear, gelu, linear.")
     some = next(iter(file.state.values()), torch.empty(0))
     eye = {"weight": torch.eye(width, dtype=some.dtype), "bias": torch.zeros(width, dtype=some.dtype)}
-    layers = [{part: file.state[f"{place}.{part}"] for part in ("weight", "bias")} for place in (0, 2)[:depth_]]
-    layers += [eye] * (2 - depth_)
+    layers = [{part: file.state[f"{2 * place}.{part}"] for part in ("weight", "bias")} for place in range(depth_)]
+    layers += [eye] * (PLAIN_DEPTH - depth_)
     return {f"linear_{number}.{part}": layer[part] for number, layer in enumerate(layers, 1) for part in layer}
 
 
-def from_transformers(state: Mapping[str, torch.Tensor], projector: Projector) -> ProjectorFile:
-    """The projector of a transformers model, its weights found by suffix (in memory and on disk prefixes differ)."""
+def from_transformers(
+    state: Mapping[str, torch.Tensor], projector: Projector, mark_ids: Sequence[int] = ()
+) -> ProjectorFile:
+    """The projector of a transformers model, its weights found by suffix (in memory and on disk prefixes differ).
+
+    `mark_ids`: the rows of the input table that travel with it.
+    """
     layers: State = {}
-    for number, place in list(zip((1, 2), (0, 2), strict=True))[: projector.depth]:
+    for place in range(projector.depth):
         for part in ("weight", "bias"):
-            suffix = f"multi_modal_projector.linear_{number}.{part}"
-            layers[f"{place}.{part}"] = next(value for key, value in state.items() if key.endswith(suffix))
-    return ProjectorFile(projector=projector, state=layers)
+            suffix = f"multi_modal_projector.linear_{place + 1}.{part}"
+            layers[f"{2 * place}.{part}"] = next(value for key, value in state.items() if key.endswith(suffix))
+    rows = None
+    if mark_ids:
+        rows = next(value for key, value in state.items() if key.endswith(TABLES))[list(mark_ids)]
+    return ProjectorFile(projector=projector, state=layers, embeddings=rows)

@@ -84,15 +84,15 @@ class Template:
 
     def with_im_start_end(self) -> Template:
         """The variant of `mm_use_im_start_end`: every image between <im_start> and <im_end>."""
-        return replace(self, image_text=f"<im_start>{self.image_text}<im_end>")
+        return replace(self, image_text=self.image_text.replace(IMAGE, f"<im_start>{IMAGE}<im_end>"))
 
 
-def template(name: str) -> Template:
+def template(name: str, im_start_end: bool = False) -> Template:
     """The template of this name; an unknown name is an error, never a silent default."""
     rows = _rows()
     if name not in rows:
         raise unknown("template", name, rows, "models/_template_texts.json")
-    return rows[name]
+    return rows[name].with_im_start_end() if im_start_end else rows[name]
 
 
 def names() -> list[str]:

@@ -85,7 +85,13 @@ def load_tower(name: str, dtype: torch.dtype | None = None) -> Any:
 
     if Path(name).exists() and not (Path(name) / "config.json").is_file():
         raise InputError(f"{name} holds no config.json: a vision tower is a folder saved by transformers.")
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"cannot load the vision tower '{name}': {reason} Give a hub name or a saved folder."
+        ) from error
     kind = _kind(str(config.model_type))
     if kind == "convnext":
         settings = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}

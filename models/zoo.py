@@ -203,20 +203,24 @@ def _v1() -> Iterator[tuple[str, ZooRow]]:
 
 def _deltas() -> Iterator[tuple[str, ZooRow]]:
     rows = [
-        ("LLaVA-13b-delta-v1-1", "13B-v1.1", _CC, _I158, "full_ft-3e", "v1"),
-        ("LLaVA-Lightning-7B-delta-v1-1", "7B-v1.1", _LCS, _I80, "full_ft-1e", "v1"),
-        ("LLaVA-13b-delta-v0", "13B-v0", _CC, _I158, "full_ft-3e", "v0"),
-        ("LLaVA-13b-delta-v0-science_qa", "13B-v0", _CC, "ScienceQA", "full_ft-12e", "v0"),
-        ("LLaVA-7b-delta-v0", "7B-v0", _CC, _I158, "full_ft-3e", "v0"),
+        ("LLaVA-13b-delta-v1-1", "13B-v1.1", _CC, _I158, "full_ft-3e", "v1", "13b-v1-1"),
+        ("LLaVA-Lightning-7B-delta-v1-1", "7B-v1.1", _LCS, _I80, "full_ft-1e", "v1", "lightning-7b-v1-1"),
+        ("LLaVA-13b-delta-v0", "13B-v0", _CC, _I158, "full_ft-3e", "v0", "13b-v0"),
+        ("LLaVA-13b-delta-v0-science_qa", "13B-v0", _CC, "ScienceQA", "full_ft-12e", "v0", "13b-v0-scienceqa"),
+        ("LLaVA-7b-delta-v0", "7B-v0", _CC, _I158, "full_ft-3e", "v0", "7b-v0"),
     ]
-    for name, base, pretrain, finetune, schedule, template in rows:
+    for name, base, pretrain, finetune, schedule, template, recipe in rows:
         yield name, ZooRow(
-            title=f"LLaVA v1 Vicuna-{base} {finetune}, delta", form="delta", language=f"Vicuna-{base}", tower=_CLIP,
+            title=f"LLaVA v1 Vicuna-{base} {finetune}, delta", form="delta", language=_vicuna(base), tower=_CLIP,
             projector="linear", pretrain_data=pretrain, finetune_data=finetune, schedule=schedule, template=template,
-            weights=f"liuhaotian/{name}", licence=_LLAMA_1, source=LLAVA_ZOO,
-            recipe="llava-v1-legacy-13b-v0-scienceqa" if name.endswith("science_qa") else None,
+            weights=f"liuhaotian/{name}", licence=_LLAMA_1, source=LLAVA_ZOO, recipe=f"llava-v1-legacy-{recipe}",
             notes="Add to the original LLaMA weights with `pipeline checkpoint apply-delta`.",
         )  # fmt: skip
+
+
+def _vicuna(name: str) -> str:
+    """The hub name of a Vicuna; v0 is on no hub."""
+    return f"Vicuna-{name}" if name.endswith("v0") else f"lmsys/vicuna-{name.lower()}"
 
 
 def _projectors() -> Iterator[tuple[str, ZooRow]]:
@@ -235,17 +239,18 @@ def _projectors() -> Iterator[tuple[str, ZooRow]]:
         )  # fmt: skip
     hub = "liuhaotian/LLaVA-Pretrained-Projectors"
     legacy = [
-        ("LLaVA-7b-pretrain-projector-v1-1-LCS-558K-blip_caption", "Vicuna-7B-v1.1", _LCS),
-        ("LLaVA-13b-pretrain-projector-v0-CC3M-595K-original_caption", "Vicuna-13B-v0", _CC),
-        ("LLaVA-7b-pretrain-projector-v0-CC3M-595K-original_caption", "Vicuna-7B-v0", _CC),
-        ("LLaVA-13b-pretrain-projector-v0-CC3M-595K-original_caption-no_im_token", "Vicuna-13B-v0", _CC),
-    ]
-    for name, language, data in legacy:
-        plain = name.endswith("no_im_token")
-        marks = "no im_start_end" if plain else "im_start_end True: the file holds two embedding rows"
+        ("LLaVA-7b-pretrain-projector-v1-1-LCS-558K-blip_caption", "7B-v1.1", _LCS, "vicuna-7b-v1-1-lcs558k"),
+        ("LLaVA-13b-pretrain-projector-v0-CC3M-595K-original_caption", "13B-v0", _CC, "vicuna-13b-v0-cc3m"),
+        ("LLaVA-7b-pretrain-projector-v0-CC3M-595K-original_caption", "7B-v0", _CC, "vicuna-7b-v0-cc3m"),
+        ("LLaVA-13b-pretrain-projector-v0-CC3M-595K-original_caption-no_im_token", "13B-v0", _CC,
+         "vicuna-13b-v0-cc3m-no-im-token"),
+    ]  # fmt: skip
+    for name, language, data, recipe in legacy:
+        bare = name.endswith("no_im_token")
+        marks = "no im_start_end" if bare else "im_start_end True: the file holds two embedding rows"
         yield name, _projector(
-            language, _CLIP, data, f"{hub}/{name}.bin", "linear", f"Legacy, not zero-shot; {marks}.",
-            "projector-vicuna-13b-v0-cc3m-no-im-token" if plain else None,
+            _vicuna(language), _CLIP, data, f"{hub}/{name}.bin", "linear", f"Legacy, not zero-shot; {marks}.",
+            f"projector-{recipe}", "v1" if "v1-1" in name else "v0",
         )  # fmt: skip
 
 
@@ -255,13 +260,13 @@ def _projector_recipe(language: str, tower: str) -> str:
 
 
 def _projector(
-    language: str, tower: str, data: str, weights: str, kind: str, notes: str, recipe: str | None
+    language: str, tower: str, data: str, weights: str, kind: str, notes: str, recipe: str, template: str = "plain"
 ) -> ZooRow:
     licence = _LLAMA_1 if "v1.5" not in language and "Llama-2" not in language else _LLAMA_2
     return ZooRow(
         title=f"Projector {kind} for {language.split('/')[-1]}, {tower.split('/')[-1]}", form="projector",
         language=language, tower=tower, projector=kind, pretrain_data=data, finetune_data="", schedule="1e",
-        template="plain", weights=weights, licence=licence, source=LLAVA_ZOO, notes=notes, recipe=recipe,
+        template=template, weights=weights, licence=licence, source=LLAVA_ZOO, notes=notes, recipe=recipe,
     )  # fmt: skip
 
 

@@ -4,15 +4,20 @@ The scripts are those of `haotian-liu/LLaVA scripts/`: `pretrain.sh` for every p
 (Instruct-80K), `finetune_full_schedule.sh` (158K, three epochs), `finetune_lora.sh` or `finetune_sqa.sh`. None of them
 pads images or groups samples. The published scores of this generation are GPT-4 reviews of LLaVA-Bench (COCO):
 `evaluate` gives answers and scores of tests that need no judge, the `judge` stage takes a key and money of yours.
+
+The legacy models are older than these scripts. The code at `e9f9baa` pretrains on the template that it finetunes on,
+with <im_start> and <im_end> round every image, and shards nothing in the first stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from llavaflow.models.lora import Lora
+from llavaflow.models.templates import Rule
 from llavaflow.pipelines import _full_size as base
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._pretrained import Pretrained
@@ -21,6 +26,9 @@ from llavaflow.stages.train import Train
 
 SCRIPTS = f"{base.LLAVA} scripts"
 PRETRAIN = f"{SCRIPTS}/pretrain.sh"
+README = f"{base.LLAVA} README.md at e9f9baa"
+LIGHTNING = f"{SCRIPTS}/train_lightning.sh at e9f9baa"
+LIGHTNING_MPT = f"{SCRIPTS}/train_lightning_mpt.sh at e9f9baa"
 BENCHMARKS = ("pope", "gqa", "mme")
 LCS_CAPTIONS = base.own_data("lcs558k/blip_laion_cc_sbu_558k.json", "lcs558k/images", "plain")
 CC3M_CAPTIONS = base.own_data("cc3m_595k/chat.json", "cc3m_595k/images", "plain")
@@ -63,6 +71,21 @@ def projector(captions: OwnData, language: Pretrained, vision: Pretrained = base
         learning_rate=2e-3,
         global_batch=128,
     )
+
+
+def legacy_projector(captions: Literal["lcs", "cc3m"], language: Pretrained, template: str) -> Train:
+    """Stage 1 of the code at e9f9baa."""
+    data = replace(LCS_CAPTIONS if captions == "lcs" else CC3M_CAPTIONS, template=template)
+    first = projector(data, language)
+    masking: Rule = "upstream" if template == "v0" else "answers"
+    return replace(first, template=template, masking=masking, im_start_end=True, zero=0)
+
+
+def cite_legacy(name: str, stage: Train, script: str) -> dict[str, str]:
+    """A training stage of that code: what the script says, and what it leaves to the code."""
+    code = f"{base.LLAVA} llava/train/train.py at e9f9baa"
+    fields = "im_start_end masking template" if stage.masking == "upstream" else "im_start_end template"
+    return {**base.cite_script(name, stage, script), **base.cite(name, code, fields)}
 
 
 def instruct(data: OwnData, first: Train, template: str, **settings: Any) -> Train:

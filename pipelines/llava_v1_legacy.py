@@ -1,39 +1,101 @@
-"""LLaVA v1 legacy: models on Vicuna v0 that were released as differences to LLaMA.
+"""LLaVA v1 legacy: models on Vicuna v0 and v1.1 that were released as differences to LLaMA.
 
-Only the one without image start and end tokens: the others train two rows of the embedding table beside the projector.
+They were made by the code of May 2023 (`e9f9baa`): both stages train on the model's own template (`plain` came later),
+every image stands between <im_start> and <im_end>, and only the second stage is sharded (by FSDP, which ZeRO-3 is the
+equal of). The ScienceQA model is the one without the two tokens.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llavaflow.pipelines import _full_size as base
 from llavaflow.pipelines import _llava_v1 as v1
+from llavaflow.pipelines._recipe import Recipe
+from llavaflow.stages.own_data import OwnData
+from llavaflow.stages.train import Train
 
-README = f"{base.LLAVA} README.md at e9f9baa"
+DELTA = "Upstream released its difference to LLaMA; `pipeline checkpoint apply-delta` adds the two."
+VICUNA_V0 = "Vicuna v0 is a difference to LLaMA too: put the sum under data/."
+LABELS_V0 = "Labels of template v0 are upstream's, which learn the first two tokens of a question."
 
-first = v1.projector(v1.CC3M_CAPTIONS, v1.vicuna_v0("13b"))
-lessons = base.own_data("scienceqa/llava_train_QCM-LEPA.json", "scienceqa/train", "v0")
-second = v1.instruct(lessons, first, "v0", masking="upstream", epochs=12, global_batch=32, zero=3)
+
+def _recipe(name: str, model: str, artifact: str, *, first: Train, second: Train, script: str) -> Recipe:
+    v0 = second.template == "v0"
+    return base.two_stages(
+        f"llava-v1-legacy-{name}",
+        f"{model} ({artifact})",
+        first=first,
+        second=second,
+        benchmarks=("scienceqa",) if "ScienceQA" in model else v1.BENCHMARKS,
+        licence="other",
+        licence_notes=(base.LICENCE_LLAMA_1, *base.LICENCE_DATA),
+        notes=" ".join([DELTA, *([VICUNA_V0, LABELS_V0] if v0 else [])]),
+        sources={
+            **v1.cite_legacy("pretrain", first, script),
+            **v1.cite_legacy("finetune", second, script),
+            **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
+        },
+    )
+
+
+def _instruct(data: OwnData, first: Train, **settings: int) -> Train:
+    """The second stage on the template of the first."""
+    return v1.instruct(
+        data,
+        first,
+        first.template,
+        masking=first.masking,
+        im_start_end=first.im_start_end,
+        zero=3,
+        **settings,
+    )
+
+
+def _long(size: str, version: str) -> Recipe:
+    """CC3M, then the whole of the instructions three times in batches of 32."""
+    template = version.partition("-")[0]
+    language = v1.vicuna_v0(size) if version == "v0" else v1.vicuna(size, version.replace("-", "."))
+    first = v1.legacy_projector("cc3m", language, template)
+    second = _instruct(v1.instruct_158k(template), first, epochs=3, global_batch=32)
+    title = f"LLaVA v1 Vicuna-{size.upper()} {version.replace('-', '.')}, 3 epochs"
+    artifact = f"LLaVA-{size}-delta-{version}"
+    return _recipe(f"{size}-{version}", title, artifact, first=first, second=second, script=v1.README)
+
+
+def _lightning() -> Recipe:
+    first = v1.legacy_projector("lcs", v1.vicuna("7b", "v1.1"), "v1")
+    second = _instruct(v1.instruct_80k("v1"), first)
+    return _recipe(
+        "lightning-7b-v1-1",
+        "LLaVA Lightning Vicuna-7B v1.1, 1 epoch",
+        "LLaVA-Lightning-7B-delta-v1-1",
+        first=first,
+        second=second,
+        script=v1.LIGHTNING,
+    )
+
+
+def _scienceqa() -> Recipe:
+    first = replace(v1.legacy_projector("cc3m", v1.vicuna_v0("13b"), "v0"), im_start_end=False)
+    lessons = base.own_data("scienceqa/llava_train_QCM-LEPA.json", "scienceqa/train", "v0")
+    return _recipe(
+        "13b-v0-scienceqa",
+        "LLaVA v1 Vicuna-13B v0 on ScienceQA, 12 epochs",
+        "LLaVA-13b-delta-v0-science_qa",
+        first=first,
+        second=_instruct(lessons, first, epochs=12, global_batch=32),
+        script=v1.README,
+    )
+
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        base.two_stages(
-            "llava-v1-legacy-13b-v0-scienceqa",
-            "LLaVA v1 Vicuna-13B v0 on ScienceQA, 12 epochs (LLaVA-13b-delta-v0-science_qa)",
-            first=first,
-            second=second,
-            benchmarks=("scienceqa",),
-            licence="other",
-            licence_notes=(base.LICENCE_LLAMA_1, *base.LICENCE_DATA),
-            notes=(
-                "Vicuna v0 is a difference to LLaMA: put the sum under data/vicuna-13b-v0. Upstream sharded by FSDP, "
-                "which ZeRO-3 is the equal of. Labels are upstream's, which learn the first two tokens of a question."
-            ),
-            sources={
-                **base.cite_script("pretrain", first, README),
-                **base.cite_script("finetune", second, README),
-                **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
-            },
-        ),
+        _long("13b", "v1-1"),
+        _long("13b", "v0"),
+        _long("7b", "v0"),
+        _lightning(),
+        _scienceqa(),
     )
 }

@@ -5,6 +5,9 @@ A projector works with the language model and the tower that it was trained betw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from llavaflow.pipelines import _full_size as base
 from llavaflow.pipelines import _llava_v1 as v1
 from llavaflow.pipelines import llava15
@@ -47,14 +50,21 @@ def _llama_2(size: str, vision: Pretrained, pixels: int) -> Recipe:
     return _recipe(f"llama-2-{size}-chat-{pixels}", f"LLaMA-2-{size.upper()}-Chat", first, v1.PRETRAIN)
 
 
-def _legacy() -> Recipe:
-    return _recipe(
-        "vicuna-13b-v0-cc3m-no-im-token",
-        "Vicuna-13B v0",
-        v1.projector(v1.CC3M_CAPTIONS, v1.vicuna_v0("13b")),
-        f"{base.LLAVA} README.md at e9f9baa",
-        "The one legacy projector without image start and end tokens.",
-    )
+def _legacy(name: str, model: str, first: Train, script: str) -> Recipe:
+    """Legacy: no zero-shot use, and the file holds the rows of <im_start> and <im_end> unless its name says not."""
+    held = "with" if first.im_start_end else "without"
+    made = _recipe(name, model, first, script, f"Legacy, {held} <im_start> and <im_end>; use the same in finetuning.")
+    return replace(made, sources=v1.cite_legacy("pretrain", first, script))
+
+
+def _legacy_ones() -> Iterator[Recipe]:
+    cc3m = {size: v1.legacy_projector("cc3m", v1.vicuna_v0(size), "v0") for size in ("7b", "13b")}
+    for size, first in cc3m.items():
+        yield _legacy(f"vicuna-{size}-v0-cc3m", f"Vicuna-{size.upper()} v0", first, v1.README)
+    bare = replace(cc3m["13b"], im_start_end=False)
+    yield _legacy("vicuna-13b-v0-cc3m-no-im-token", "Vicuna-13B v0", bare, v1.README)
+    lcs = v1.legacy_projector("lcs", v1.vicuna("7b", "v1.1"), "v1")
+    yield _legacy("vicuna-7b-v1-1-lcs558k", "Vicuna-7B v1.1", lcs, v1.LIGHTNING)
 
 
 TOWERS = {224: base.CLIP_224, 336: base.CLIP_336}
@@ -68,6 +78,6 @@ RECIPES = {
             for size in ("7b", "13b")
             for pixels, vision in TOWERS.items()
         ),
-        _legacy(),
+        *_legacy_ones(),
     )
 }

@@ -38,6 +38,7 @@ class Encoding:
     masking: Rule
     max_length: int
     image_rule: ImageRule
+    im_start_end: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ def encode_corpus(
         items = [_item(record, table, encoding.image_rule) for record in records]
         encoded = encode_many(
             items,
-            template=template(encoding.template),
+            template=template(encoding.template, encoding.im_start_end),
             tokenizer=tokenizer,
             image_token_id=image_token_id,
             max_length=encoding.max_length,

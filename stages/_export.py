@@ -15,6 +15,7 @@ from llavaflow.models import lora as loras
 from llavaflow.models import projector as projectors
 from llavaflow.models.llava import Llava
 from llavaflow.models.lora import Lora
+from llavaflow.models.marks import folded
 
 MODEL = "model"
 ADAPTER = "adapter"
@@ -35,7 +36,8 @@ def export(
 ) -> None:
     """Write `mm_projector.bin`, `config.json`, `model/` when more than the projector was trained, and adapters."""
     out.mkdir(parents=True, exist_ok=True)
-    projectors.write(out / projectors.FILE, projectors.from_transformers(state, model.projector))
+    state = folded(state, model.mark_ids)
+    projectors.write(out / projectors.FILE, projectors.from_transformers(state, model.projector, model.mark_ids))
     setattr(model.model.config, llavas.TEMPLATE_KEY, template)
     model.model.config.save_pretrained(out)
     if lora is not None:

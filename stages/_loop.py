@@ -23,12 +23,14 @@ from llavaflow.infra.errors import LlavaflowError, StageFailed
 from llavaflow.models import engine as engines
 from llavaflow.models import kernels as kernel_choice
 from llavaflow.models import llava as llavas
-from llavaflow.models import parts
+from llavaflow.models import marks, parts
 from llavaflow.models.engine import Optimization
 from llavaflow.models.kernels import Kernels
+from llavaflow.models.language import check_template
 from llavaflow.models.llava import Llava
-from llavaflow.models.lora import inject
+from llavaflow.models.lora import inject, restored
 from llavaflow.models.objective import Objective
+from llavaflow.models.templates import template
 from llavaflow.stages import _state, _training_failure
 from llavaflow.stages._batches import Order, StepBatch, Steps, loader
 from llavaflow.stages._corpus import Corpus, Encoding, encode_corpus, rejected
@@ -77,7 +79,9 @@ def _train(job: Job) -> None:
     corpus = _corpus(job, model, rank, workers)
     steps = Steps(corpus, job.data, model.image_rule, _laid_out(job, kernels), rank, model.tokenizer.pad_token_id)
     before = parts.checksums(model.model.state_dict().items()) if rank == 0 else {}
-    trained = [name for name, parameter in model.model.named_parameters() if parameter.requires_grad]
+    # a head that is tied to the embeddings changes with them
+    named = model.model.named_parameters(remove_duplicate=False)
+    trained = [name for name, parameter in named if parameter.requires_grad]
     settings = engines.engine_config(job.zero, job.offload, job.precision, job.optimization.max_grad_norm)
     found = _state.newest(job.work)
     if found is not None:
@@ -99,6 +103,10 @@ def _train(job: Job) -> None:
     state = engines.gathered(engine)
     if rank == 0:
         changed = parts.check_changes(before, parts.checksums(state.items()), trained)
+        if job.lora is not None and job.lora.quantization is not None:
+            # adapters are merged into the weights that they were learned for, not into their rounded form
+            model = _join(job, rounded=False)
+            state = restored(state, model)
         export(
             model,
             state,
@@ -116,23 +124,42 @@ def _train(job: Job) -> None:
 
 def _assemble(job: Job) -> Llava:
     """Every worker builds the same model: fresh weights come from the recipe's seed alone."""
-    if job.base is not None:
-        model = llavas.load(job.base, precision=job.precision)
-    else:
-        model = llavas.build(job.vision, job.language, job.design, precision=job.precision, seed=job.order.seed)
+    model = _join(job, rounded=True)
     if job.projector is not None:
         llavas.load_projector(model, job.projector)
     if job.lora is not None:
         inject(model, job.lora, job.order.seed)
+    if model.im_start_end and "mm_projector" in job.trainable and "language_model" not in job.trainable:
+        marks.release(model.model, model.mark_ids)
     if job.gradient_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     model.model.train()
     return model
 
 
+def _join(job: Job, *, rounded: bool) -> Llava:
+    """The model that the job starts from; `rounded`: quantised, if it is to be."""
+    quantization = job.lora.quantization if job.lora is not None and rounded else None
+    if job.base is not None:
+        return llavas.load(job.base, precision=job.precision, quantization=quantization)
+    return llavas.build(
+        job.vision,
+        job.language,
+        job.design,
+        precision=job.precision,
+        seed=job.order.seed,
+        quantization=quantization,
+    )
+
+
 def _corpus(job: Job, model: Llava, rank: int, workers: int) -> Corpus:
+    check_template(template(job.template, model.im_start_end), model.model.config, model.tokenizer)
     encoding = Encoding(
-        template=job.template, masking=job.masking, max_length=job.max_length, image_rule=model.image_rule
+        template=job.template,
+        masking=job.masking,
+        max_length=job.max_length,
+        image_rule=model.image_rule,
+        im_start_end=model.im_start_end,
     )
     cache = job.work / CACHE
     encode_corpus(job.data, cache, encoding, model.tokenizer, model.image_token_id, rank, workers)

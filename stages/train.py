@@ -49,12 +49,14 @@ class Train(Stage):
     trainable       out of mm_projector, language_model, vision_tower; the tower only from vision_from_layer up
     pinpoints       anyres (merged by spatial_unpad): the (width, height) that an image may be cut to
     image_size_px   of a ConvNeXt tower; added_stage: blocks and width of the fifth stage that goes on top of it
+    im_start_end    every image stands between <im_start> and <im_end>, whose rows learn with the projector
     global_batch    samples per optimizer step over all workers
     max_length      tokens of a sample, image tokens included; longer ones are cut by turns
     batching        packed: samples end to end; padded: upstream's batches; grouped: those, by modality and length
     loss            token: mean over all supervised tokens of the global batch; micro-batch-mean: upstream's
     masking         answers: the answer and its end mark are learned; upstream: as upstream's masker has it
-    lora            train the language model through adapters; they are merged into model/ and kept beside it
+    lora            train the language model through adapters; they are merged into model/ and kept beside it; with a
+                    quantization the frozen weights are held in 4 or 8 bits meanwhile (QLoRA, not under ZeRO-3)
     precision       bf16 with float32 master weights, or float32
     """
 
@@ -72,6 +74,7 @@ class Train(Stage):
     pinpoints: tuple[tuple[int, int], ...] = ()
     image_size_px: int | None = None
     added_stage: tuple[int, int] | None = None
+    im_start_end: bool = False
     template: str
     masking: Literal["answers", "upstream"] = "answers"
     trainable: tuple[str, ...]
@@ -132,6 +135,8 @@ class Train(Stage):
         from llavaflow.models.llava import Design
         from llavaflow.stages._job import Job
 
+        if self.lora is not None and self.lora.quantization is not None and self.zero == 3:
+            raise InputError("ZeRO-3 cannot divide quantised weights among workers. Set zero=2, as upstream has.")
         return Job(
             data=ctx.path(self.data),
             out=ctx.out.absolute(),
@@ -148,6 +153,7 @@ class Train(Stage):
                 pinpoints=self.pinpoints,
                 image_size_px=self.image_size_px,
                 added_stage=self.added_stage,
+                im_start_end=self.im_start_end,
             ),
             trainable=self.trainable,
             vision_from_layer=self.vision_from_layer,

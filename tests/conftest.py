@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,50 @@ def toy_tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
     )
+
+
+# marks that the templates of a family are made of; vocabularies by which a family is told from its kin
+MARKS = {
+    "mpt": ["<|im_start|>", "<|im_end|>"],
+    "qwen": ["<|im_start|>", "<|im_end|>"],
+    "yi": ["<|im_start|>", "<|im_end|>"],
+    "llama-3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+}
+VOCABULARIES = {"yi": 64000, "llama-3": 128256}
+BACKBONES = {"mistral": "Mistral", "qwen": "Qwen2"}
+
+
+@pytest.fixture(scope="session")
+def toy_language(toy_foundation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a language model of a family, made when first asked for: random weights, the family's marks."""
+
+    @cache
+    def make(family: str) -> Path:
+        if family in ("llama", "vicuna", "llama-2"):
+            return toy_foundation / "language"
+        folder = tmp_path_factory.mktemp("language") / family
+        tokenizer = toy_tokenizer()
+        tokenizer.add_special_tokens({"additional_special_tokens": MARKS.get(family, [])})
+        tokenizer.save_pretrained(folder)
+        _toy_model(family, tokenizer).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def _toy_model(family: str, tokenizer: Any) -> Any:
+    import torch
+    import transformers
+
+    torch.manual_seed(1)
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    size = VOCABULARIES.get(family, len(tokenizer))
+    if family == "mpt":
+        shape = {"d_model": 48, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}
+        return transformers.MptForCausalLM(transformers.MptConfig(**shape, vocab_size=size, **special))
+    kind = BACKBONES.get(family, "Llama")
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(
+        **shape, num_key_value_heads=2, vocab_size=size, max_position_embeddings=512, **special
+    )
+    return getattr(transformers, f"{kind}ForCausalLM")(config)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,27 +45,25 @@ def inspect(path: Path, base: Path | None, as_json: bool) -> None:
 @json_option
 def convert(source: Path, out: Path, form: str, vision: str | None, as_json: bool) -> None:
     """Convert SOURCE to OUT: Hugging Face format, the original LLaVA format, or the projector alone."""
-    from llavaflow.models.checkpoint import convert
+    from llavaflow.models.checkpoint import convert, describe
 
-    _check_new(out)
-    _emit(convert(source, out, form, vision), as_json)
+    with _new_folder(out) as scratch:
+        convert(source, scratch, form, vision)
+    _emit(describe(out), as_json)
 
 
 @command.command()
 @click.argument("adapter", type=FOLDER)
 @click.argument("out", type=FOLDER)
-@click.option("--base", type=FOLDER, required=True, help="Hugging Face LLaVA checkpoint that the adapter was made on.")
+@click.option("--base", type=FOLDER, required=True, help="The LLaVA checkpoint, or language model, it was made on.")
+@click.option("--vision", help="Vision tower (hub name or folder) when neither ADAPTER nor base contains or names it.")
 @json_option
-def merge_lora(adapter: Path, out: Path, base: Path, as_json: bool) -> None:
+def merge_lora(adapter: Path, out: Path, base: Path, vision: str | None, as_json: bool) -> None:
     """Merge an ADAPTER folder (adapter and non_lora_trainables.bin) into its base and write a whole model to OUT."""
-    from llavaflow.models.checkpoint import describe
-    from llavaflow.models.llava import load, save
-    from llavaflow.models.lora import merge_folder
+    from llavaflow.models.checkpoint import describe, merge_lora
 
-    _check_new(out)
-    llava = load(str(base), precision=None)
-    merge_folder(llava, adapter)
-    save(llava, out)
+    with _new_folder(out) as scratch:
+        merge_lora(adapter, base, scratch, vision)
     _emit(describe(out), as_json)
 
 
@@ -74,13 +76,34 @@ def apply_delta(base: Path, delta: Path, out: Path, as_json: bool) -> None:
     """Add legacy DELTA weights to the original language model BASE and write the sum to OUT."""
     from llavaflow.models.checkpoint import apply_delta
 
-    _check_new(out)
-    _emit(apply_delta(base, delta, out), as_json)
+    with _new_folder(out) as scratch:
+        document = apply_delta(base, delta, scratch)
+    _emit(document | {"path": str(out)}, as_json)
 
 
-def _check_new(out: Path) -> None:
+def _quiet() -> None:
+    """transformers reports every weight that a checkpoint has beyond a class: here that is as it should be."""
+    from transformers import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A scratch folder beside `out` that becomes it when all is written. Raises InputError when `out` is taken."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already and nothing is overwritten: name a new folder.")
+    _quiet()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield scratch
+        # mkdtemp makes folders for the owner's eyes only
+        scratch.chmod(0o755)
+        scratch.replace(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _emit(document: dict[str, Json], as_json: bool) -> None:

@@ -162,6 +162,8 @@ def test_a_single_image_goes_first(text: str, placed: str) -> None:
 def test_im_start_end_wraps_every_image() -> None:
     text = template("v1").with_im_start_end().text([("human", "What?\n<image>"), ("gpt", "A dog.")])
     assert "USER: <im_start><image><im_end>\nWhat? ASSISTANT: A dog.</s>" in text
+    tagged = template("v1_mmtag", im_start_end=True)
+    assert "<Image><im_start><image><im_end></Image>" in tagged.text(TURNS)
 
 
 def test_families_name_their_templates() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,9 @@ from llavaflow.infra.context import RunContext
 from llavaflow.infra.identity import Identity, InputRef
 from llavaflow.infra.machine import Machine
 from llavaflow.infra.store import ArtifactStore, open_store
+from llavaflow.models import projector
 from llavaflow.pipelines._catalogue import find_recipe, recipe_names
+from llavaflow.pipelines._gates_training import _family
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages._stage import Stage
@@ -32,6 +34,8 @@ from llavaflow.stages.train import Train
 
 NAMES = [name for name in recipe_names() if name not in ("llava15-tiny", "llava15-micro")]
 SAMPLES, BATCH, MOST_EPOCHS = 24, 8, 2
+# transformers and we agree about the tiles of a square; of some sizes it makes other counts
+SQUARE = Image.new("RGB", (56, 56), "green")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +67,9 @@ def _png(width: int) -> bytes:
     return stream.getvalue()
 
 
-def twins(recipe: Recipe, parts: Path) -> dict[str, Train]:
-    """The training stages of a recipe at toy size, each on top of the twin of the one before it."""
+def twins(recipe: Recipe, parts: Path, language: Callable[[str], Path]) -> dict[str, Train]:
+    """The training stages of a recipe at toy size, each on top of the twin of the one before it, on a language model
+    of the recipe's own family."""
     made: dict[str, Train] = {}
 
     def twin(stage: Train) -> Train:
@@ -75,12 +80,14 @@ def twins(recipe: Recipe, parts: Path) -> dict[str, Train]:
             stage,
             data=Pictures(captions=first),
             vision=None if whole else Pretrained(path=parts / ("convnext" if stage.added_stage else "clip")),
-            language=None if whole else Pretrained(path=parts / "language"),
+            language=None if whole else Pretrained(path=language(_family(stage) or "llama")),
             base=dataclasses.replace(whole, stage=made[_name(recipe, whole.stage)]) if whole else None,
             projector_from=made[_name(recipe, before)] if before is not None else None,
             global_batch=BATCH,
             epochs=min(stage.epochs, MOST_EPOCHS),
             precision="float32",
+            # four bits need a GPU
+            lora=dataclasses.replace(stage.lora, quantization=None) if stage.lora else None,
             image_size_px=64 if stage.image_size_px else None,
             added_stage=(1, 32) if stage.added_stage else None,
             # the toy tower's tile is a twelfth of CLIP's
@@ -160,16 +167,49 @@ def test_a_twin_keeps_the_settings_of_its_recipe(name: str, tmp_path: Path) -> N
     recipe = find_recipe(name)
     changed = {"data", "vision", "language", "base", "projector_from", "global_batch", "epochs", "precision"}
     changed |= {"pinpoints", "image_size_px", "added_stage"}
-    for stage, twin in twins(recipe, tmp_path).items():
+    for stage, twin in twins(recipe, tmp_path, lambda family: tmp_path / family).items():
         original = recipe.stages[stage].fields()
+        if original["lora"] is not None and original["lora"].quantization is not None:
+            changed |= {"lora"}
         assert {key for key, value in twin.fields().items() if value != original[key]} <= changed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_twin_trains_every_stage(name: str, runs: Runs, models: Path) -> None:
-    for stage in twins(find_recipe(name), models).values():
+def test_a_twin_trains_every_stage(name: str, runs: Runs, models: Path, toy_language: Callable[[str], Path]) -> None:
+    for stage in twins(find_recipe(name), models, toy_language).values():
         artifact = runs.run(stage)
         assert artifact.facts["steps"] == SAMPLES // BATCH * stage.epochs
         assert artifact.facts["samples"] == SAMPLES and artifact.facts["dropped"] == {}
         assert artifact.facts["last_loss"] > 0
+        folder = Path(artifact.uri)
+        marked = projector.read(folder / projector.FILE).embeddings is not None
+        assert marked == stage.im_start_end
+        if (folder / "model").exists():
+            assert plain_answer(folder / "model") == own_answer(folder / "model")
+
+
+def plain_answer(folder: Path) -> list[int]:
+    """Tokens by transformers alone: its processor, the chat template in it, and the code that lies in the folder."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    content = [{"type": "image"}, {"type": "text", "text": "What colour is it?"}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    bos = {"add_special_tokens": False} if inputs.startswith("<|begin_of_text|>") else {}
+    batch = processor(images=SQUARE, text=inputs, return_tensors="pt", **bos)
+    said = model.generate(**batch, do_sample=False, max_new_tokens=8)[0, batch["input_ids"].shape[1] :]
+    return [int(token) for token in said]
+
+
+def own_answer(folder: Path) -> list[int]:
+    from llavaflow.models import generate, llava
+
+    model = llava.load(str(folder))
+    turns = [("human", "<image>\nWhat colour is it?")]
+    ids = generate.prompt_ids(model, llava.template_of(model.model.config), turns, [SQUARE.size])
+    asked = generate.Question(ids, generate.pixels(model, SQUARE), SQUARE.size)
+    return next(iter(generate._generate(model, [asked], [model.tokenizer.eos_token_id], 8)))

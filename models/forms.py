@@ -1,0 +1,75 @@
+"""Forms: which class of transformers, or which of ours on top of it, joins a tower, a projector and a language model.
+
+    llava, llava_next              transformers' own: projectors of two layers, one tile or many
+    deep_llava, deep_llava_next    the same with a projector of three layers and more (`deep_projector.py`)
+    convllava                      a ConvNeXt tower (`convnext.py`)
+    mpt_llava                      an MPT language model (`mpt.py`)
+
+The classes of ours travel inside the checkpoint (`auto_map`): plain transformers loads it with
+`trust_remote_code=True` and nothing of this project. What no published model combines is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llavaflow.infra.errors import InputError
+from llavaflow.models import anyres
+from llavaflow.models.vision import TowerKind
+
+LLAVA, CONVLLAVA, MPT = "llava", "convllava", "mpt_llava"
+IN_TILES = (anyres.MODEL_TYPE, f"deep_{anyres.MODEL_TYPE}")
+MPT_TEXT = "mpt_text"
+
+
+def form(*, in_tiles: bool, tower: TowerKind, language: str, depth: int) -> str:
+    """The form that joins a tower, a language model (its model type) and a projector of so many layers."""
+    mpt, conv, deep = language == MPT_TEXT, tower == "convnext", depth > 2
+    if in_tiles and conv:
+        raise InputError("a ConvNeXt tower takes one image of any size: it is not cut into tiles (image_aspect=pad).")
+    if mpt + conv + deep > 1 or (mpt and in_tiles):
+        parts = [
+            name
+            for name, there in (("MPT", mpt), ("ConvNeXt", conv), (f"{depth} layers", deep), ("tiles", in_tiles))
+            if there
+        ]
+        raise InputError(f"no class joins {' and '.join(parts)}: take a projector of two layers, and one of the rest.")
+    if mpt or conv:
+        return MPT if mpt else CONVLLAVA
+    plain = anyres.MODEL_TYPE if in_tiles else LLAVA
+    return f"deep_{plain}" if deep else plain
+
+
+def classes(name: str) -> tuple[Any, Any]:
+    """Configuration and model of a form. What is no form of LLaVA is left to transformers' Llava to refuse."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    if name == anyres.MODEL_TYPE:
+        return anyres.classes()
+    if name == CONVLLAVA:
+        from llavaflow.models.convnext import ConvLlavaConfig, ConvLlavaForConditionalGeneration
+
+        return ConvLlavaConfig, ConvLlavaForConditionalGeneration
+    if name == MPT:
+        from llavaflow.models.mpt import MptLlavaConfig, MptLlavaForConditionalGeneration
+
+        return MptLlavaConfig, MptLlavaForConditionalGeneration
+    if name.startswith("deep_"):
+        from llavaflow.models import deep_projector as deep
+
+        if name in IN_TILES:
+            return deep.DeepLlavaNextConfig, deep.DeepLlavaNextForConditionalGeneration
+        return deep.DeepLlavaConfig, deep.DeepLlavaForConditionalGeneration
+    return LlavaConfig, LlavaForConditionalGeneration
+
+
+def form_of(path: str) -> str:
+    """The form of a checkpoint. A local one says so itself: ours may be none that transformers knows by name."""
+    from transformers import AutoConfig
+
+    file = Path(path) / "config.json"
+    if file.is_file():
+        return str(json.loads(file.read_text("utf-8")).get("model_type"))
+    return str(AutoConfig.from_pretrained(path).model_type)

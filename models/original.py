@@ -1,0 +1,124 @@
+"""The original LLaVA layout, in and out: one language model whose state also holds projector and, if trained, tower.
+
+    model.layers.0...                                  the language model under its own names (MPT: `transformer.`)
+    model.mm_projector.0.weight                        the projector
+    model.vision_tower.vision_tower.vision_model...    the tower, only if it was trained; else config.json names it
+
+Conversions rename and copy tensors; no value changes, so a round trip is exact.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llavaflow.infra.errors import InputError
+from llavaflow.models import llava as llavas
+from llavaflow.models import projector as projectors
+from llavaflow.models.backbone import original_body
+from llavaflow.models.llava import Design, Llava
+from llavaflow.models.weights import read_config, read_state
+
+if TYPE_CHECKING:
+    import torch
+
+    State = dict[str, torch.Tensor]
+
+TOWER = "vision_tower.vision_tower."
+# class and model type that upstream writes for a body of this name
+ARCHITECTURES = {
+    "model.": ("LlavaLlamaForCausalLM", "llava_llama"),
+    "transformer.": ("LlavaMptForCausalLM", "llava_mpt"),
+}
+
+
+def from_original(source: Path, vision: str | None) -> Llava:
+    """A model in transformers' class from an original LLaVA folder. `vision` replaces the tower it names."""
+    import torch
+
+    config, state = read_config(source), read_state(source)
+    file = projectors.parse(state, str(source))
+    llava = llavas.build(_tower(config, vision, source), str(source), _design(config, file), precision=None)
+    model = llava.model.model
+    projectors.check_fits(file.projector, llava.projector, str(source))
+    dtype = model.multi_modal_projector.linear_1.weight.dtype
+    layers = projectors.to_transformers(file)
+    model.multi_modal_projector.load_state_dict({key: value.to(dtype) for key, value in layers.items()})
+    trained = {
+        key.partition(TOWER)[2].removeprefix("vision_model."): value for key, value in state.items() if TOWER in key
+    }
+    if trained:
+        with torch.no_grad():
+            model.vision_tower.load_state_dict(trained)
+    return llava
+
+
+def join(config: dict[str, Any], language: str, vision: str | None, projector: projectors.ProjectorFile) -> Llava:
+    """A plain language model joined as an original configuration says, with the projector of a file's kind."""
+    return llavas.build(_tower(config, vision, language), language, _design(config, projector), precision=None)
+
+
+def _tower(config: dict[str, Any], vision: str | None, where: Path | str) -> str:
+    tower = vision or config.get("mm_vision_tower")
+    if not tower:
+        raise InputError(f"{where}: config.json names no mm_vision_tower. Say which with --vision.")
+    return str(tower)
+
+
+def _design(config: dict[str, Any], file: projectors.ProjectorFile) -> Design:
+    return Design(
+        projector=file.projector.kind,
+        select_layer=config.get("mm_vision_select_layer", -2),
+        select_feature=config.get("mm_vision_select_feature", "patch"),
+        image_aspect=config.get("image_aspect_ratio") or "square",
+        im_start_end=bool(config.get("mm_use_im_start_end", False)),
+    )
+
+
+def to_original(llava: Llava, out: Path) -> None:
+    """Write the original layout: the language model's own files with projector and tower keys beside them."""
+    from safetensors.torch import save_file
+
+    body = original_body(llava.model.config.text_config)
+    state: State = {}
+    for name, value in llava.model.state_dict().items():
+        if ".multi_modal_projector." not in name and not _is_tied_head(name, llava):
+            state[_original_name(name, body)] = value
+    file = projectors.from_transformers(llava.model.state_dict(), llava.projector)
+    prefix = projectors.PREFIX.replace("model.", body, 1)
+    for key, value in file.state.items():
+        state[prefix + (key.split(".")[1] if llava.projector.kind == "linear" else key)] = value
+    out.mkdir(parents=True, exist_ok=True)
+    copies = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    save_file(copies, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_text(json.dumps(_settings(llava, body), indent=2, default=str), "utf-8")
+    llava.tokenizer.save_pretrained(out)
+
+
+def _settings(llava: Llava, body: str) -> dict[str, Any]:
+    """The language model's configuration with upstream's words about the rest."""
+    config = llava.model.config
+    architecture, model_type = ARCHITECTURES[body]
+    return config.text_config.to_dict() | {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "mm_projector_type": llava.projector.kind,
+        "mm_hidden_size": llava.projector.vision_width,
+        "mm_vision_select_layer": config.vision_feature_layer,
+        "mm_vision_select_feature": "cls_patch" if llava.image_rule.class_token else "patch",
+        "image_aspect_ratio": llava.image_rule.aspect,
+        "unfreeze_mm_vision_tower": True,
+        "mm_use_im_start_end": llava.im_start_end,
+        "mm_use_im_patch_token": False,
+    }
+
+
+def _is_tied_head(name: str, llava: Llava) -> bool:
+    return name == "lm_head.weight" and bool(llava.model.config.tie_word_embeddings)
+
+
+def _original_name(name: str, body: str) -> str:
+    if name.startswith("model.vision_tower."):
+        return f"{body}{TOWER}vision_model.{name.removeprefix('model.vision_tower.')}"
+    return name.replace("model.language_model.", body, 1)

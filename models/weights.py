@@ -1,0 +1,67 @@
+"""Weights and configuration of a folder, read without running code from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llavaflow.infra.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    State = dict[str, torch.Tensor]
+
+ADAPTER = "adapter_model"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder, safetensors before pickled ones; adapters are none."""
+    names = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    return [path for path in names if path.stem != ADAPTER]
+
+
+def read_state(folder: Path) -> State:
+    """All weights of a folder. Raises InputError when there are none."""
+    state: State = {}
+    for path in weight_files(folder):
+        state.update(read_file(path))
+    if not state:
+        raise InputError(f"no weights in {folder}: expected *.safetensors or pytorch_model*.bin.")
+    return state
+
+
+def read_file(path: Path) -> Mapping[str, torch.Tensor]:
+    """One weight file. Raises InputError when it cannot be read as such."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: Mapping[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    # a cut or foreign file fails in as many ways as pickle and zip know
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, *_unpickling()) as error:
+        raise InputError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}.") from error
+    return state
+
+
+def _unpickling() -> tuple[type[Exception], ...]:
+    from pickle import UnpicklingError
+
+    return (UnpicklingError,)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder. Raises InputError when it is missing or no JSON."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder} has no config.json.")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}.") from error
+    return config

@@ -1,0 +1,219 @@
+"""`pipeline checkpoint`: every format out and in again without a changed bit, and bad input in one message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llavaflow.models import checkpoint, llava, lora, projector
+from llavaflow.models.llava import Design, Llava
+from llavaflow.models.lora import Lora
+
+DESIGNS = {
+    "two-layers": Design(),
+    "linear-marks": Design(projector="linear", image_aspect="square", im_start_end=True),
+    "three-layers": Design(projector="mlp3x_gelu"),
+}
+
+
+def build(foundation: Path, design: Design, language: Path | None = None) -> Llava:
+    made = llava.build(str(foundation / "clip"), str(language or foundation / "language"), design, seed=5)
+    with torch.no_grad():
+        # rows of their own, so that a lost one shows
+        for number in made.mark_ids:
+            made.model.get_input_embeddings().weight[number] = torch.randn(48)
+    return made
+
+
+def same(first: Llava, second: Llava) -> bool:
+    one, two = first.model.state_dict(), second.model.state_dict()
+    return set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_original_and_back_is_exact(pipeline: Any, toy_foundation: Path, tmp_path: Path, name: str) -> None:
+    made = build(toy_foundation, DESIGNS[name])
+    llava.save(made, tmp_path / "hf")
+    told = pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "original", "--to", "original", "--json")
+    assert told.code == 0 and told.json["format"] == "original"
+    assert told.json["projector"] == str(made.projector) and told.json["im_start_end"] is made.im_start_end
+    arguments = (tmp_path / "original", tmp_path / "again", "--to", "hf", "--vision", toy_foundation / "clip")
+    assert pipeline("checkpoint", "convert", *arguments, "--json").json["format"] == "hf"
+    again = llava.load(str(tmp_path / "again"))
+    assert same(again, made)
+    assert (again.image_rule, again.projector, again.mark_ids) == (made.image_rule, made.projector, made.mark_ids)
+
+
+def test_mpt_goes_under_its_own_names(
+    pipeline: Any, toy_foundation: Path, toy_language: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made = build(toy_foundation, DESIGNS["linear-marks"], toy_language("mpt"))
+    llava.save(made, tmp_path / "hf")
+    assert pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "original", "--to", "original").code == 0
+    names = set(load_file(tmp_path / "original" / "model.safetensors"))
+    assert {"transformer.wte.weight", "transformer.mm_projector.weight"} <= names and "lm_head.weight" not in names
+    arguments = (tmp_path / "original", tmp_path / "again", "--to", "hf", "--vision", toy_foundation / "clip")
+    assert pipeline("checkpoint", "convert", *arguments).code == 0
+    assert same(llava.load(str(tmp_path / "again")), made)
+
+
+@pytest.mark.parametrize("form", ["hf", "original"])
+def test_the_projector_comes_out_of_a_whole_model_with_its_rows(
+    pipeline: Any, toy_foundation: Path, tmp_path: Path, form: str
+) -> None:
+    made = build(toy_foundation, DESIGNS["linear-marks"])
+    llava.save(made, tmp_path / "hf")
+    if form == "original":
+        assert pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / form, "--to", form).code == 0
+    told = pipeline("checkpoint", "convert", tmp_path / form, tmp_path / "out", "--to", "projector", "--json")
+    assert told.json == {"path": str(tmp_path / "out"), "format": "projector", "projector": "linear 32 -> 48"} | {
+        "im_start_end": True
+    }
+    file = projector.read(tmp_path / "out" / projector.FILE)
+    assert file.embeddings is not None
+    assert torch.equal(file.embeddings, made.model.get_input_embeddings().weight[made.mark_ids])
+
+
+def adapted(foundation: Path, folder: Path) -> Llava:
+    """A model with adapters that do something, and its adapter folder as upstream writes it."""
+    made = build(foundation, Design())
+    settings = Lora(r=4, alpha=8, dropout=0.0)
+    lora.inject(made, settings, seed=1)
+    with torch.no_grad():
+        for name, value in made.model.named_parameters():
+            if "lora_B" in name or ".multi_modal_projector." in name:
+                value.normal_(std=0.1)
+    lora.write(folder, made.model.state_dict(), settings, made)
+    return made
+
+
+@pytest.mark.parametrize("base", ["hf", "language"])
+def test_an_adapter_is_merged_into_a_whole_model_or_the_language_model(
+    pipeline: Any, toy_foundation: Path, tmp_path: Path, base: str
+) -> None:
+    made = adapted(toy_foundation, tmp_path / "adapter")
+    if base == "hf":
+        llava.save(build(toy_foundation, Design()), tmp_path / "base")
+    else:
+        shutil.copytree(toy_foundation / "language", tmp_path / "base")
+        settings = {"mm_vision_tower": str(toy_foundation / "clip"), "image_aspect_ratio": "pad"}
+        (tmp_path / "adapter" / "config.json").write_text(json.dumps(settings), "utf-8")
+    arguments = (tmp_path / "adapter", tmp_path / "out", "--base", tmp_path / "base", "--json")
+    told = pipeline("checkpoint", "merge-lora", *arguments)
+    assert told.code == 0 and told.json["format"] == "hf"
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        merged = llava.load(str(tmp_path / "out")).model.eval()(input_ids=ids).logits
+        assert torch.allclose(merged, made.model.eval()(input_ids=ids).logits, atol=1e-5)
+
+
+def write_original(folder: Path, made: Llava, change: Callable[[str, torch.Tensor], torch.Tensor | None]) -> None:
+    """An original checkpoint in float16 with every tensor changed, or left out."""
+    checkpoint.original.to_original(made, folder)
+    state = {name: change(name, value.half()) for name, value in load_file(folder / "model.safetensors").items()}
+    kept = {name: value for name, value in state.items() if value is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_delta_becomes_the_model_again(pipeline: Any, toy_foundation: Path, tmp_path: Path) -> None:
+    """Both are made of one model, as upstream made them: differences, but projector and new rows as they are."""
+    made = build(toy_foundation, DESIGNS["linear-marks"])
+    rows = 200
+
+    def without_images(name: str, value: torch.Tensor) -> torch.Tensor | None:
+        if "mm_projector" in name or "vision_tower" in name:
+            return None
+        grown = name in checkpoint.GROWN
+        # halves and quarters add up without rounding
+        return (value[:rows] if grown else value).mul(4).round().div(8)
+
+    def difference(name: str, value: torch.Tensor) -> torch.Tensor | None:
+        if "vision_tower" in name:
+            return None
+        value = value.mul(4).round().div(4)
+        known = without_images(name, value)
+        if known is None:
+            return value
+        total = value.clone()
+        total[: len(known)] -= known
+        return total
+
+    write_original(tmp_path / "base", made, without_images)
+    write_original(tmp_path / "delta", made, difference)
+    told = pipeline("checkpoint", "apply-delta", tmp_path / "base", tmp_path / "delta", tmp_path / "out", "--json")
+    assert told.code == 0 and told.json["projector"] == "linear 32 -> 48"
+    total = load_file(tmp_path / "out" / "model.safetensors")
+    whole = {name: value for name, value in made.model.state_dict().items() if ".vision_tower." not in name}
+    assert len(total) == len(whole) - 2
+    table = whole["model.language_model.embed_tokens.weight"].half().mul(4).round().div(4)
+    assert torch.equal(total["model.embed_tokens.weight"], table)
+    arguments = (tmp_path / "out", tmp_path / "hf", "--to", "hf", "--vision", toy_foundation / "clip")
+    assert pipeline("checkpoint", "convert", *arguments).code == 0
+    assert llava.load(str(tmp_path / "hf")).mark_ids == made.mark_ids
+
+
+def test_a_file_is_told_to_fit_or_not(pipeline: Any, toy_foundation: Path, tmp_path: Path) -> None:
+    llava.save(build(toy_foundation, Design()), tmp_path / "hf")
+    assert pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "p", "--to", "projector").code == 0
+    told = pipeline("checkpoint", "inspect", tmp_path / "p", "--base", tmp_path / "hf", "--json")
+    assert told.json["fits"] == str(tmp_path / "hf") and told.json["projector"] == "mlp2x_gelu 32 -> 48"
+    torch.save({"model.mm_projector.weight": torch.zeros(64, 32), "mm_projector.bias": torch.zeros(64)}, tmp_path / "o")
+    told = pipeline("checkpoint", "inspect", tmp_path / "o", "--base", tmp_path / "hf")
+    assert told.code == 2 and "(linear 32 -> 64) does not fit the model (mlp2x_gelu 32 -> 48)" in told.err
+
+
+@pytest.fixture
+def bad(toy_foundation: Path, tmp_path: Path) -> Path:
+    """A folder of inputs that are each wrong in one way, beside some that are right."""
+    adapted(toy_foundation, tmp_path / "adapter")
+    llava.save(build(toy_foundation, Design()), tmp_path / "hf")
+    llava.save(build(toy_foundation, Design(projector="linear")), tmp_path / "linear")
+    shutil.copytree(tmp_path / "adapter", tmp_path / "half")
+    (tmp_path / "half" / lora.OTHERS).unlink()
+    shutil.copytree(tmp_path / "adapter", tmp_path / "foreign")
+    foreign = load_file(tmp_path / "adapter" / lora.ADAPTER)
+    renamed = {name.replace("layers.1.", "layers.7."): value for name, value in foreign.items()}
+    save_file(renamed, tmp_path / "foreign" / lora.ADAPTER, metadata={"format": "pt"})
+    shutil.copytree(tmp_path / "hf", tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"cut off")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine", "utf-8")
+    shutil.copytree(toy_foundation / "language", tmp_path / "language")
+    return tmp_path
+
+
+WRONG = {
+    "no such source": ("convert none out --to hf", "none is no checkpoint"),
+    "adapter as source": ("convert adapter out --to original", "in lora format and cannot be written as original"),
+    "no tower named": ("convert cut-original out --to hf", "is no checkpoint"),
+    "output taken": ("convert hf taken --to projector", "nothing is overwritten"),
+    "base without config": ("merge-lora adapter out --base taken", "taken has no config.json"),
+    "base of another projector": ("merge-lora adapter out --base linear", "does not fit the model (linear 32 -> 48)"),
+    "half an adapter": ("merge-lora half out --base hf", "half lacks non_lora_trainables.bin"),
+    "no adapter": ("merge-lora hf out --base hf", "hf is no adapter: it has no adapter_config.json"),
+    "adapter of a deeper model": ("merge-lora foreign out --base hf", "the base does not have"),
+    "plain base, and nothing said": ("merge-lora adapter out --base language", "is a plain language model"),
+    "delta without config": ("apply-delta language taken out", "taken has no config.json"),
+    "delta of another model": ("apply-delta hf language out", "is the base of another delta"),
+    "cut weights": ("apply-delta cut language out", "model.safetensors cannot be read as weights"),
+}
+
+
+def test_bad_input_is_one_message_and_leaves_nothing_behind(
+    pipeline: Any, bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bad)
+    before = sorted(path.name for path in bad.iterdir())
+    for case, (line, said) in WRONG.items():
+        told = pipeline("checkpoint", *line.split())
+        assert told.code == 2, (case, told.err)
+        assert said in told.err and told.err.count("error: ") == 1 and "Traceback" not in told.err, (case, told.err)
+        assert sorted(path.name for path in bad.iterdir()) == before, case
+    assert (bad / "taken" / "mine.txt").read_text("utf-8") == "mine"
