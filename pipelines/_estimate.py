@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from llavaflow.infra.artifact import Json
+from llavaflow.infra.errors import InputError
 from llavaflow.infra.machine import Machine
 from llavaflow.pipelines._batch import Split, split_batch
 from llavaflow.pipelines._hours import estimate_hours
 from llavaflow.pipelines._job import TrainingJob, read_job
 from llavaflow.pipelines._memory import Memory, estimate_memory, smallest_change
+from llavaflow.stages._stage import Stage
 from llavaflow.stages.train import CPU_ROW_TOKENS, GPU_TOKENS_PER_GIB, Train
 
 
@@ -75,3 +77,13 @@ def _notes(split: Split, job: TrainingJob | None, machine: Machine) -> Iterator[
         yield f"lengths: {job.lengths.basis}" if job.lengths.basis else ""
     if job is not None and not machine.bf16:
         yield f"{machine.kind} has no bf16: estimated in float32"
+
+
+def refuse_impossible_batches(stages: Mapping[str, Stage], machine: Machine) -> None:
+    """Raise InputError when a training could not keep its global batch on this machine: nothing is started then."""
+    for name, stage in stages.items():
+        if isinstance(stage, Train) and not (split := estimate_training(stage, machine).split).accumulation:
+            raise InputError(
+                f"{name} cannot run on {machine.name}: {split.problem}. Choose such a --machine; the global batch is "
+                f"part of the result and stays, unless you change it with --set {name}.global_batch=N."
+            )

@@ -1,7 +1,8 @@
 """Gates: what can be seen to go wrong before anything is rented or started. One small function is one gate.
 
 A gate takes a Preflight and yields a Problem for everything that is wrong: what, where, and how to mend it. Its name
-is the function's. Those here look at this computer and its surroundings; `_gates_training` looks at the recipe.
+is the function's. Those here look at this computer and its surroundings, `_gates_training` at the recipe, `_gates_data`
+at records. Which known trouble each gate meets is a table in tests/pipelines/test_gates.py.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar, cast
 
 from llavaflow.infra.errors import InputError, LlavaflowError
 from llavaflow.infra.machine import Machine
 from llavaflow.infra.store import ArtifactStore
-from llavaflow.pipelines._job import texts
+from llavaflow.pipelines._job import TrainingJob, read_job, texts
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._identity import Resolved, resolve
 from llavaflow.stages._stage import Stage
+from llavaflow.stages.base import Base
+from llavaflow.stages.own_data import OwnData
+from llavaflow.stages.train import Train
 
+T = TypeVar("T")
 GIB = 2**30
 FREE_GIB = 3.0
 MEMORY_GIB = 6.0
@@ -48,13 +54,20 @@ class Preflight:
     recipe: Recipe
     store: ArtifactStore
     machine: Machine
+    _memory: dict[str, object] = field(default_factory=dict)
+
+    def remembered(self, key: str, make: Callable[[], T]) -> T:
+        """What several gates look at, worked out once."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        return cast(T, self._memory[key])
 
     @cached_property
     def resolved(self) -> Mapping[str, Resolved]:
         """The recipe against the store; empty when that cannot be told (the gates `files` and `store` say why)."""
         try:
             return resolve(self.recipe.stages, self.store, recipe=self.recipe.name)
-        except LlavaflowError:
+        except (LlavaflowError, OSError):
             return {}
 
     def waiting(self) -> Iterator[tuple[str, Stage]]:
@@ -116,23 +129,43 @@ def store(preflight: Preflight) -> Iterator[Problem]:
 
 
 def files(preflight: Preflight) -> Iterator[Problem]:
-    """Outside files that the recipe names exist."""
+    """Outside files that the recipe names exist, and those that only its user can name are named."""
     for name, stage in preflight.recipe.stages.items():
         for path, place in stage.outside().items():
             if not place.expanduser().exists():
                 mend = f"--set {name}.{path}=PATH with a file or folder that exists"
                 yield Problem(what=f"{place} does not exist", where=f"{name}.{path}", mend=mend)
+        if isinstance(stage, OwnData) and stage.file is None:
+            mend = f"--set {name}.file=FILE with LLaVA JSON, and --set {name}.images=FOLDER"
+            yield Problem(what="no data is given", where=f"{name}.file", mend=mend)
+        if isinstance(stage, Base) and (stage.checkpoint is None) == (stage.hub is None):
+            mend = f"--set {name}.checkpoint=FOLDER or --set {name}.hub=NAME, one of them"
+            yield Problem(what="no checkpoint to start from is given", where=name, mend=mend)
 
 
 def disk(preflight: Preflight) -> Iterator[Problem]:
-    """There is room for what the run writes."""
+    """There is room for what the run writes; a warning where only the checkpoints of a training do not fit."""
     place = preflight.store.backend.scratch
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / GIB
+    mend = "free some space, or choose another place with --store"
     if free < FREE_GIB:
         what = f"{free:.1f} GiB are free, at least {FREE_GIB:.0f} are needed"
-        yield Problem(what=what, where=str(place), mend="free some space, or choose another place with --store")
+        yield Problem(what=what, where=str(place), mend=mend)
+        return
+    jobs = {name: read_job(stage) for name, stage in preflight.waiting() if isinstance(stage, Train)}
+    needs = {name: _checkpoint_gib(job) for name, job in jobs.items() if job}
+    if sum(needs.values()) > free:
+        parts = ", ".join(f"{name} {need:.0f}" for name, need in needs.items())
+        what = f"{free:.0f} GiB are free, checkpoints take about {sum(needs.values()):.0f} ({parts})"
+        yield Problem(what=what, where=str(place), mend=mend, warning=True)
+
+
+def _checkpoint_gib(job: TrainingJob) -> float:
+    """The finished model in two bytes a weight, and one state to go on from with 14 for each that trains."""
+    model = job.parameters if job.trains_language else job.projector_parameters
+    return (2 * model + 14 * job.trainable) / GIB
 
 
 def memory(preflight: Preflight) -> Iterator[Problem]:

@@ -6,13 +6,18 @@ Each reads the fields of one Train stage; none needs a GPU, a model or the data.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from typing import Any
 
+from llavaflow.models.images import count_tokens
 from llavaflow.models.templates import for_family, names
+from llavaflow.models.templates import template as template_of
 from llavaflow.pipelines._estimate import Estimate, estimate_training
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
-from llavaflow.pipelines._job import texts
+from llavaflow.pipelines._job import image_rule, texts
+from llavaflow.stages.base import Base
+from llavaflow.stages.evaluate import Evaluate
 from llavaflow.stages.train import Train
 
 # what a language model's name says about its family, the narrower first
@@ -99,8 +104,9 @@ def length(preflight: Preflight) -> Iterator[Problem]:
         job = _estimate(preflight, stage).job
         if job is None:
             continue
-        # the largest published layout of high-resolution pictures: four tiles and the overview, with line ends
-        tokens = job.vision.tokens * 5 if stage.image_aspect == "anyres" else job.vision.tokens
+        rule = image_rule(stage, job.vision)
+        # the largest picture of each layout fills it
+        tokens = max(count_tokens(rule, *size) for size in stage.pinpoints or ((rule.size, rule.size),))
         if tokens >= stage.max_length:
             what = f"a picture takes up to {tokens} tokens, a sample may have {stage.max_length}"
             mend = f"raise {name}.max_length above {tokens}"
@@ -133,4 +139,74 @@ def schedule(preflight: Preflight) -> Iterator[Problem]:
             yield Problem(what=f"{file} sets a {key}", where=str(place), mend=f"remove `{key}` from it")
 
 
-TRAINING: tuple[Gate, ...] = (global_batch, gpu_memory, precision, template, projector, length, saving, schedule)
+def trainable(preflight: Preflight) -> Iterator[Problem]:
+    """What trains exists, and every rate and adapter belongs to a part that trains."""
+    for name, stage in _trains(preflight):
+        wants = {
+            "vision_lr": ("vision_tower", stage.vision_lr is not None),
+            "vision_from_layer": ("vision_tower", stage.vision_from_layer > 0),
+            "projector_lr": ("mm_projector", stage.projector_lr is not None),
+            "lora": ("language_model", stage.lora is not None),
+        }
+        for field, (part, given) in wants.items():
+            if given and part not in stage.trainable:
+                mend = f"add {part} to {name}.trainable, or leave {field} out"
+                yield Problem(what=f"{field} is set and {part} does not train", where=f"{name}.{field}", mend=mend)
+        for part in sorted({*stage.trainable} - {"mm_projector", "language_model", "vision_tower"}):
+            mend = "choose out of mm_projector, language_model, vision_tower"
+            yield Problem(what=f"there is no part '{part}'", where=f"{name}.trainable", mend=mend)
+
+
+def grouping(preflight: Preflight) -> Iterator[Problem]:
+    """Samples are grouped by modality only where there are two."""
+    for name, stage in _trains(preflight):
+        job = _estimate(preflight, stage).job
+        if stage.batching == "grouped" and job and job.lengths and job.lengths.pictures in (0, job.lengths.samples):
+            kind = "has" if job.lengths.pictures else "lacks"
+            what = f"it groups by modality, and every sample {kind} a picture: only lengths are grouped"
+            mend = f"nothing, or --set {name}.batching=packed, which needs no groups"
+            yield Problem(what=what, where=f"{name}.batching", mend=mend, warning=True)
+
+
+def start(preflight: Preflight) -> Iterator[Problem]:
+    """A checkpoint of one's own is trained further as it was made: pictures cut or padded, and the same layer."""
+    for name, stage in _trains(preflight):
+        origin = stage.base.stage if stage.base else None
+        if not isinstance(origin, Base) or origin.checkpoint is None:
+            continue
+        for folder in (origin.checkpoint / "model", origin.checkpoint):
+            if (config := folder / "config.json").is_file():
+                yield from _start(name, stage, json.loads(config.read_text("utf-8")), str(config))
+                break
+
+
+def _start(name: str, stage: Train, config: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    tiles = config.get("image_aspect_ratio") == "anyres" or config.get("model_type") == "llava_next"
+    if tiles != (stage.image_aspect == "anyres"):
+        made = "in tiles (anyres)" if tiles else "without tiles"
+        mend = f"--set {name}.image_aspect={'anyres, with its pinpoints' if tiles else 'pad'}"
+        yield Problem(what=f"the checkpoint saw pictures {made}, {name} does not", where=where, mend=mend)
+    layer = config.get("mm_vision_select_layer", config.get("vision_feature_layer", stage.select_layer))
+    if layer != stage.select_layer:
+        what = f"the checkpoint takes layer {layer} of its tower, {name} takes {stage.select_layer}"
+        yield Problem(what=what, where=where, mend=f"--set {name}.select_layer={layer}")
+
+
+def evaluation(preflight: Preflight) -> Iterator[Problem]:
+    """Questions are put in the template that the model was trained in: another one costs half of the score."""
+    for name, stage in preflight.waiting():
+        model = stage.model if isinstance(stage, Evaluate) else None
+        if not isinstance(stage, Evaluate) or not isinstance(model, Train):
+            continue
+        if not {stage.template, model.template} <= set(names()):
+            continue
+        if template_of(stage.template).name != template_of(model.template).name:
+            what = f"it asks in template '{stage.template}', the model learned '{model.template}'"
+            mend = f"--set {name}.template={model.template}"
+            yield Problem(what=what, where=f"{name}.template", mend=mend)
+
+
+TRAINING: tuple[Gate, ...] = (
+    global_batch, gpu_memory, precision, template, projector, length, saving, schedule, trainable, grouping, start,
+    evaluation,
+)  # fmt: skip

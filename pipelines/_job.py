@@ -107,11 +107,15 @@ def read_job(stage: Train, facts: Mapping[str, Json] | None = None, *, bf16: boo
 
 def pictures(stage: Train, vision: Tower, lengths: Lengths | None) -> tuple[float, float]:
     """Tiles and tokens of a mean picture; one tile unless pictures are cut to pinpoints."""
-    if stage.image_aspect != "anyres":
-        return 1.0, float(vision.tokens)
-    rule = ImageRule(aspect="anyres", size=vision.image, patch=vision.patch, pinpoints=stage.pinpoints)
+    rule = image_rule(stage, vision)
     over = lengths.mean_over_pictures if lengths else lambda value: value(*PHOTOGRAPH)
     return over(partial(count_tiles, rule)), over(partial(count_tokens, rule))
+
+
+def image_rule(stage: Train, vision: Tower) -> ImageRule:
+    """How the stage cuts pictures, as far as their tokens go."""
+    aspect = stage.image_aspect if stage.pinpoints else "pad"
+    return ImageRule(aspect=aspect, size=vision.image, patch=vision.patch, pinpoints=stage.pinpoints)
 
 
 def texts(stage: Stage, inside: tuple[str, ...] = ()) -> Iterator[str]:

@@ -30,12 +30,13 @@ def command(recipe: str, settings: tuple[str, ...], machine: Machine, store: Art
     """Check RECIPE on a machine; exit code 2 when a gate fails."""
     from llavaflow.pipelines._catalogue import find_recipe
     from llavaflow.pipelines._gates import ENVIRONMENT, Preflight
+    from llavaflow.pipelines._gates_data import DATA
     from llavaflow.pipelines._gates_training import TRAINING
     from llavaflow.pipelines._settings import apply_settings
 
     chosen = apply_settings(find_recipe(recipe), settings)
     preflight = Preflight(chosen, store, machine)
-    found: Found = {gate.__name__.replace("_", "-"): list(gate(preflight)) for gate in (*ENVIRONMENT, *TRAINING)}
+    found: Found = {gate.__name__.replace("_", "-"): list(gate(preflight)) for gate in (*ENVIRONMENT, *DATA, *TRAINING)}
     passed = not any(_fails(problems) for problems in found.values())
     document: Json = {
         "recipe": chosen.name,

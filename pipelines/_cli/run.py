@@ -52,6 +52,7 @@ def command(
     from llavaflow.infra.console import stdout_to_stderr, terminal
     from llavaflow.infra.context import Budget
     from llavaflow.pipelines._catalogue import find_recipe
+    from llavaflow.pipelines._estimate import refuse_impossible_batches
     from llavaflow.pipelines._plan import make_plan, refuse_past_budget
     from llavaflow.pipelines._run import prepare
     from llavaflow.pipelines._settings import apply_settings
@@ -60,6 +61,8 @@ def command(
     chosen = apply_settings(find_recipe(recipe), settings)
     budget = Budget(max_usd=max_usd, max_tokens=max_tokens)
     run = prepare(chosen, store, machine, stage=stage, only=only, refresh=refresh, budget=budget)
+    missing = {name: chosen.stages[name] for name in run.selected if run.resolved[name].artifact is None}
+    refuse_impossible_batches(missing, machine)
     if max_usd is not None:
         refuse_past_budget(make_plan(chosen, store, machine, stage=stage or only), max_usd)
     code = 0

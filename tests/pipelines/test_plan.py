@@ -97,3 +97,29 @@ def test_a_plan_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_refuses_a_batch_that_cannot_be_kept_before_any_work(pipeline: Command, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    rows.write_text("[]")
+    told = pipeline(
+        "run", "finetune-task", "--machine", "h100:1x7", "--set", f"data.file={rows}",
+        "--set", "base.hub=liuhaotian/llava-v1.5-7b", "--set", "finetune.batching=padded",
+    )  # fmt: skip
+    assert told.code == 2
+    assert "finetune cannot run on h100:1x7" in told.err and "4 or 8 devices do" in told.err
+    assert not list((tmp_path / "store").rglob("record.json"))
+
+
+def test_what_is_not_estimated_says_why(pipeline: Command) -> None:
+    rows = {row["name"]: row for row in pipeline("plan", "llava15", "--machine", "h100", "--json").json["stages"]}
+    assert rows["download"]["hours"] is None and "hours not estimated" in rows["download"]["note"]
+    told = pipeline("plan", "conv-llava-768", "--machine", "h100", "--json").json["stages"]
+    stages = {row["name"]: row for row in told}
+    assert stages["pretrain"]["hours"] and "lengths: estimated" in stages["pretrain"]["note"]
+
+
+@pytest.mark.parametrize("name", ["v100-32g", "a100-80g"])
+def test_a_chip_without_bf16_is_estimated_as_it_would_run(pipeline: Command, name: str) -> None:
+    told = pipeline("plan", "llava15", "--machine", name, "--stage", "pretrain", "--json").json["stages"][-1]
+    assert ("no bf16" in told["note"]) == (name == "v100-32g")
