@@ -19,7 +19,7 @@ from llavaflow.infra.errors import InputError
 from llavaflow.models import projector as projectors
 from llavaflow.models.backbone import original_body
 from llavaflow.models.llava import Llava
-from llavaflow.models.quantization import Quantization, prepare
+from llavaflow.models.quantization import Quantization
 from llavaflow.models.weights import read_file
 
 if TYPE_CHECKING:
@@ -58,11 +58,13 @@ def inject(llava: Llava, lora: Lora, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     language = llava.model.model.language_model
-    if lora.quantization is not None:
-        prepare(language)
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias=lora.bias, target_modules=_targets(language)
     )
+    if lora.quantization is not None:
+        # peft takes its layers for rounded weights where it finds this said
+        language.is_loaded_in_4bit = lora.quantization.bits == 4
+        language.is_loaded_in_8bit = lora.quantization.bits == 8
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, language)

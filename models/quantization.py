@@ -1,8 +1,9 @@
 """QLoRA: the frozen language model in 4 or 8 bits, by bitsandbytes through transformers.
 
 Upstream's `--bits 4` quantises every linear layer of the language model but its head (nf4, constants quantised again,
-products computed in the training precision), keeps projector and tower as they are, and holds norms in float32. What
-comes out is an adapter for the model in full precision: it is merged into that, never into the rounded one.
+products computed in the training precision) and keeps projector and tower as they are. (It also turns norms to
+float32, which DeepSpeed's bf16 engine turns back at once.) What comes out is an adapter for the model in full
+precision: it is merged into that, never into the rounded one.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 
-# modules that stay as they are
-KEPT = ("lm_head", "mm_projector", "multi_modal_projector", "vision_tower")
+# modules that stay as they are, by the beginning of their names
+KEPT = ("lm_head", "model.multi_modal_projector", "model.vision_tower")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +77,3 @@ def settings_of(quantization: Quantization, precision: str | None) -> dict[str, 
         "device_map": {"": torch.cuda.current_device()},
     }
 
-
-def prepare(language: Any) -> None:
-    """What upstream does to a quantised model before adapters go in: everything frozen, norms in float32."""
-    import torch
-
-    for parameter in language.parameters():
-        parameter.requires_grad_(False)
-    for name, module in language.named_modules():
-        if "norm" in name and hasattr(module, "weight"):
-            module.to(torch.float32)
