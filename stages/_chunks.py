@@ -97,6 +97,7 @@ def forget(ctx: RunContext, title: str, bad: Callable[[list[Json]], bool]) -> No
     """Take the chunks that are bad out of the work folder, so that the next run computes them again."""
     ledger = _ledger(ctx, title)
     kept = JsonLines(ledger.path.with_suffix(".kept"))
+    kept.path.unlink(missing_ok=True)
     with kept:
         for line in ledger.read():
             if not bad(line["rows"]):

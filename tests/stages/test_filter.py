@@ -20,6 +20,7 @@ from llavaflow.datasets._shards import ImageTable
 from llavaflow.infra import ray
 from llavaflow.infra.errors import InputError, StageFailed, StoreError
 from llavaflow.infra.fingerprint import digest
+from llavaflow.stages import _chunks
 from llavaflow.stages._decide import Findings, decide
 from llavaflow.stages._measure import Finding
 from llavaflow.stages._pairs import Pairs, read_pairs
@@ -100,6 +101,15 @@ def test_it_goes_on_from_what_was_measured(bench: Any) -> None:
     (ctx.work / "filter.jsonl").write_text(line + "\n" + torn)
     artifact = stage.run(ctx)
     assert artifact.facts["dropped"] == {"was-here": 1} and artifact.facts["samples"] == 2
+
+
+def test_waves_give_what_one_run_gives(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Filter(data=bench.pairs("download", pairs("a", "f", "h")), filters=CHAIN, batch_size=1)
+    whole = bench.run(stage)
+    monkeypatch.setattr(_chunks, "CHUNKS_PER_WAVE", 2)
+    waves = bench.run(stage, generation=1)
+    for name in ("shards/00000.tar", "ledger.parquet", "images.parquet"):
+        assert (bench.path(waves) / name).read_bytes() == (bench.path(whole) / name).read_bytes()
 
 
 def test_a_pair_that_cannot_be_measured_is_failed_not_dropped(bench: Any) -> None:
