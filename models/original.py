@@ -3,6 +3,8 @@
     model.layers.0...                                  the language model under its own names (MPT: `transformer.`)
     model.mm_projector.0.weight                        the projector
     model.vision_tower.vision_tower.vision_model...    the tower, only if it was trained; else config.json names it
+    model.image_newline                                the newline of images in tiles
+    vision_tower/                                      a ConvNeXt tower, apart from the rest as ConvLLaVA keeps it
 
 Conversions rename and copy tensors; no value changes, so a round trip is exact.
 """
@@ -17,7 +19,9 @@ from llavaflow.infra.errors import InputError
 from llavaflow.models import llava as llavas
 from llavaflow.models import projector as projectors
 from llavaflow.models.backbone import original_body
+from llavaflow.models.images import Size, parse_pinpoints
 from llavaflow.models.llava import Design, Llava
+from llavaflow.models.vision import save_tower, shape_of
 from llavaflow.models.weights import read_config, read_state
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     State = dict[str, torch.Tensor]
 
 TOWER = "vision_tower.vision_tower."
+NEWLINE = "model.image_newline"
+APART = "vision_tower"
 # class and model type that upstream writes for a body of this name
 ARCHITECTURES = {
     "model.": ("LlavaLlamaForCausalLM", "llava_llama"),
@@ -39,7 +45,7 @@ def from_original(source: Path, vision: str | None) -> Llava:
 
     config, state = read_config(source), read_state(source)
     file = projectors.parse(state, str(source))
-    llava = llavas.build(_tower(config, vision, source), str(source), _design(config, file), precision=None)
+    llava = join(config, str(source), vision, file)
     model = llava.model.model
     projectors.check_fits(file.projector, llava.projector, str(source))
     dtype = model.multi_modal_projector.linear_1.weight.dtype
@@ -48,26 +54,39 @@ def from_original(source: Path, vision: str | None) -> Llava:
     trained = {
         key.partition(TOWER)[2].removeprefix("vision_model."): value for key, value in state.items() if TOWER in key
     }
-    if trained:
-        with torch.no_grad():
+    with torch.no_grad():
+        if trained:
             model.vision_tower.load_state_dict(trained)
+        if NEWLINE in state:
+            model.image_newline.copy_(state[NEWLINE])
     return llava
 
 
-def join(config: dict[str, Any], language: str, vision: str | None, projector: projectors.ProjectorFile) -> Llava:
-    """A plain language model joined as an original configuration says, with the projector of a file's kind."""
-    return llavas.build(_tower(config, vision, language), language, _design(config, projector), precision=None)
+def join(config: dict[str, Any], language: str, vision: str | None, file: projectors.ProjectorFile) -> Llava:
+    """A plain language model joined as an original configuration says, with a fresh projector of the file's kind."""
+    tower = _tower(config, vision, Path(language))
+    return llavas.build(tower, language, _design(config, file, tower), precision=None)
 
 
-def _tower(config: dict[str, Any], vision: str | None, where: Path | str) -> str:
-    tower = vision or config.get("mm_vision_tower")
-    if not tower:
-        raise InputError(f"{where}: config.json names no mm_vision_tower. Say which with --vision.")
-    return str(tower)
+def _tower(config: dict[str, Any], vision: str | None, folder: Path) -> str:
+    named = vision or config.get("mm_vision_tower")
+    if not named:
+        raise InputError(f"{folder}: config.json names no mm_vision_tower. Say which with --vision.")
+    beside = folder / str(named)
+    return str(beside if vision is None and (beside / "config.json").is_file() else named)
 
 
-def _design(config: dict[str, Any], file: projectors.ProjectorFile) -> Design:
+def _pinpoints(config: dict[str, Any], tower: str) -> tuple[Size, ...]:
+    """Upstream's (width, height) pairs, written as a list or in a text; none where images are one tile."""
+    from transformers import AutoConfig
+
+    written = config.get("image_grid_pinpoints")
+    return parse_pinpoints(str(written), shape_of(AutoConfig.from_pretrained(tower)).image) if written else ()
+
+
+def _design(config: dict[str, Any], file: projectors.ProjectorFile, tower: str) -> Design:
     return Design(
+        pinpoints=_pinpoints(config, tower),
         projector=file.projector.kind,
         select_layer=config.get("mm_vision_select_layer", -2),
         select_feature=config.get("mm_vision_select_feature", "patch"),
@@ -90,6 +109,9 @@ def to_original(llava: Llava, out: Path) -> None:
     for key, value in file.state.items():
         state[prefix + (key.split(".")[1] if llava.projector.kind == "linear" else key)] = value
     out.mkdir(parents=True, exist_ok=True)
+    if _is_apart(llava):
+        save_tower(llava.model.model.vision_tower, out / APART)
+        state = {name: value for name, value in state.items() if TOWER not in name}
     copies = {name: value.detach().clone().contiguous() for name, value in state.items()}
     save_file(copies, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(_settings(llava, body), indent=2, default=str), "utf-8")
@@ -98,20 +120,27 @@ def to_original(llava: Llava, out: Path) -> None:
 
 def _settings(llava: Llava, body: str) -> dict[str, Any]:
     """The language model's configuration with upstream's words about the rest."""
-    config = llava.model.config
+    config, rule = llava.model.config, llava.image_rule
     architecture, model_type = ARCHITECTURES[body]
+    in_tiles = {"image_grid_pinpoints": [list(pair) for pair in rule.pinpoints], "mm_patch_merge_type": rule.merge}
     return config.text_config.to_dict() | {
+        **(in_tiles if rule.pinpoints else {}),
+        **({"mm_vision_tower": APART} if _is_apart(llava) else {}),
         "architectures": [architecture],
         "model_type": model_type,
         "mm_projector_type": llava.projector.kind,
         "mm_hidden_size": llava.projector.vision_width,
         "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": "cls_patch" if llava.image_rule.class_token else "patch",
-        "image_aspect_ratio": llava.image_rule.aspect,
+        "mm_vision_select_feature": "cls_patch" if rule.class_token else "patch",
+        "image_aspect_ratio": rule.aspect,
         "unfreeze_mm_vision_tower": True,
         "mm_use_im_start_end": llava.im_start_end,
         "mm_use_im_patch_token": False,
     }
+
+
+def _is_apart(llava: Llava) -> bool:
+    return shape_of(llava.model.config).kind == "convnext"
 
 
 def _is_tied_head(name: str, llava: Llava) -> bool:

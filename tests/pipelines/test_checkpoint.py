@@ -20,6 +20,7 @@ DESIGNS = {
     "two-layers": Design(),
     "linear-marks": Design(projector="linear", image_aspect="square", im_start_end=True),
     "three-layers": Design(projector="mlp3x_gelu"),
+    "tiles": Design(image_aspect="anyres", pinpoints=((28, 56), (56, 28), (56, 56))),
 }
 
 
@@ -49,6 +50,25 @@ def test_original_and_back_is_exact(pipeline: Any, toy_foundation: Path, tmp_pat
     again = llava.load(str(tmp_path / "again"))
     assert same(again, made)
     assert (again.image_rule, again.projector, again.mark_ids) == (made.image_rule, made.projector, made.mark_ids)
+
+
+def test_a_convnext_tower_lies_apart_in_the_original_layout(
+    pipeline: Any, toy_foundation: Path, tmp_path: Path
+) -> None:
+    from transformers import ConvNextConfig, ConvNextModel
+
+    ConvNextModel(ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 24], image_size=64)).save_pretrained(
+        tmp_path / "convnext"
+    )
+    design = Design(select_layer=-1, image_size_px=128, added_stage=(1, 32))
+    made = llava.build(str(tmp_path / "convnext"), str(toy_foundation / "language"), design)
+    llava.save(made, tmp_path / "hf")
+    assert pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "original", "--to", "original").code == 0
+    assert not any("vision_tower" in name for name in load_file(tmp_path / "original" / "model.safetensors"))
+    assert (tmp_path / "original" / "vision_tower" / "config.json").is_file()
+    assert pipeline("checkpoint", "convert", tmp_path / "original", tmp_path / "again", "--to", "hf").code == 0
+    again = llava.load(str(tmp_path / "again"))
+    assert same(again, made) and again.image_rule == made.image_rule
 
 
 def test_mpt_goes_under_its_own_names(
