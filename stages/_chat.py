@@ -30,10 +30,11 @@ NO_KEY = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where the service is; None is the client's own default address."""
+    """Where the service is (None is the client's own default address), and where its key came from."""
 
     base_url: str | None
     api_key: str
+    key_name: str = "OPENAI_API_KEY"
 
     def client(self) -> Any:
         from openai import OpenAI
@@ -63,15 +64,20 @@ class Chat:
     skip_failing: a request that the service keeps breaking on (status 5xx) is left open instead of ending the run.
     """
 
-    def __init__(self, endpoint: Endpoint, ledger: RequestLedger, *, skip_failing: bool = False) -> None:
+    def __init__(
+        self, endpoint: Endpoint, ledger: RequestLedger, *, skip_failing: bool = False, attempts: int | None = None
+    ) -> None:
         self.client = endpoint.client()
+        self.endpoint = endpoint
         self.ledger = ledger
+        self.attempts = attempts or MAX_ATTEMPTS
         self.skip_failing = skip_failing
         self._stop = threading.Event()
         self._resume_at = 0.0
 
     def ask_all(self, requests: Sequence[Request], concurrency: int, done: Callable[[], None]) -> None:
         """Settle every request. Raises BudgetExceeded or StageFailed after those in flight have come home."""
+        self._stop.clear()
         waiting = iter({request.id: request for request in requests if not self.ledger.settled(request)}.values())
         lock = threading.Lock()
 
@@ -97,7 +103,7 @@ class Chat:
 
         self.ledger.reserve(request)
         try:
-            for attempt in range(MAX_ATTEMPTS):
+            for attempt in range(self.attempts):
                 self._hold()
                 self.ledger.sent(request)
                 try:
@@ -110,7 +116,8 @@ class Chat:
             if self.skip_failing and isinstance(last, openai.InternalServerError):
                 return
             raise StageFailed(
-                f"gave up after {MAX_ATTEMPTS} attempts on one request; what was answered is kept. Run again later."
+                f"gave up on one request to {self.client.base_url} after {self.attempts} attempts (the last: "
+                f"{_message(last)}) What was answered is kept. Run again later."
             )
         finally:
             self.ledger.release(request.id)
@@ -127,7 +134,7 @@ class Chat:
         if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)):
             raise StageFailed(
                 f"the service at {self.client.base_url} refused the key or does not know the model "
-                f"{request.body['model']}: {_message(error)} Check OPENAI_API_KEY, OPENAI_BASE_URL and the model."
+                f"{request.body['model']}: {_message(error)} Check {self.endpoint.key_name}, the address and the model."
             ) from error
         if code == "insufficient_quota":
             raise StageFailed(f"the account has no quota left: {_message(error)} What was answered is kept.") from error

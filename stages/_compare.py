@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,19 +75,25 @@ def _answers(root: Path) -> list[Path]:
 
 def _one(before: Path, after: Path) -> Comparison:
     first, second = ({_key(row): row for row in rows(path)} for path in (before, after))
-    keys = [key for key in first if key in second]
-    if not keys:
-        raise InputError(f"{before.stem}: the two evaluations share no question.")
-    left = [float(first[key]["metadata"]["mark"]) for key in keys]
-    right = [float(second[key]["metadata"]["mark"]) for key in keys]
+    # another harness may have logged an answer without saying what it earned
+    marks = {key: (_mark(first[key]), _mark(second[key])) for key in first if key in second}
+    known = {key: (a, b) for key, (a, b) in marks.items() if a is not None and b is not None}
+    if not known:
+        raise InputError(f"{before.stem}: the two evaluations share no question that both have marked.")
+    left, right = ([pair[side] for pair in known.values()] for side in (0, 1))
     low, high = paired_interval(left, right)
     flips = tuple(
         Flip(question_id=key[0], prompt=key[1], before=first[key]["text"], after=second[key]["text"], gained=b > a)
-        for key, a, b in zip(keys, left, right, strict=True)
+        for key, (a, b) in known.items()
         if a != b
     )
-    difference = 100 * (sum(right) - sum(left)) / len(keys)
-    return Comparison(benchmark=before.stem, n=len(keys), difference=difference, low=low, high=high, flips=flips)
+    difference = 100 * (sum(right) - sum(left)) / len(known)
+    return Comparison(benchmark=before.stem, n=len(known), difference=difference, low=low, high=high, flips=flips)
+
+
+def _mark(row: dict[str, Any]) -> float | None:
+    mark = row["metadata"].get("mark")
+    return None if mark is None else float(mark)
 
 
 def _key(row: dict[str, object]) -> tuple[str, str]:

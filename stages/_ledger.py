@@ -30,6 +30,8 @@ from llavaflow.stages._jsonl import JsonLines
 
 # English text has about four bytes per token; three is the careful side
 BYTES_PER_TOKEN = 3
+# LLaVA-NeXT's 2,880 is the most that a model of this family makes of one
+TOKENS_PER_PICTURE = 2_880
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,11 @@ class Request:
     @cached_property
     def most_tokens(self) -> tuple[int, int]:
         """The most input and output tokens that it can cost."""
-        return len(canonical(list(self.body["messages"]))) // BYTES_PER_TOKEN + 1, int(self.body["max_tokens"])
+        messages = list(self.body["messages"])
+        contents = [message["content"] for message in messages if isinstance(message["content"], list)]
+        pictures = [part["image_url"]["url"] for parts in contents for part in parts if part["type"] == "image_url"]
+        text = len(canonical(messages)) - sum(map(len, pictures))
+        return text // BYTES_PER_TOKEN + 1 + len(pictures) * TOKENS_PER_PICTURE, int(self.body["max_tokens"])
 
 
 @dataclass(frozen=True, kw_only=True)

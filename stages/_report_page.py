@@ -22,6 +22,15 @@ from llavaflow.stages._report_plots import COLOURS, TITLES, bars, radar
 OURS = "this evaluation"
 # more rows than these cannot be told apart
 RADAR_ROWS = (OURS, "LLaVA-1.5 7B", "LLaVA-1.5 13B", "LLaVA-1.6 Vicuna-7B", "LLaVA-1.6 Vicuna-13B")
+# metrics that the zoo has a column of its own for
+PARTS = {
+    "mme": {"cognition": "MME-C"},
+    "seed": {"image": "SEED-IMG"},
+    "scienceqa": {"all": "SQA"},
+    "llava-bench-coco": {"conv": "Bench-Conv", "detail": "Bench-Detail", "complex": "Bench-Complex"},
+}
+# without this metric the gold is but a part of what the column is about
+WHOLE = {"seed": "video"}
 EXAMPLES_EACH = 4
 GOLD_CHARACTERS = 60
 # half of the humans agree, or a judge's five of ten
@@ -40,31 +49,38 @@ class Card:
 
 
 def write_report(
-    out: Path, *, facts: Mapping[str, Json], results: Mapping[str, Result], judged: Mapping[str, Result],
-    told: Mapping[str, Json], pictures: Path, title: str, model: str,
-) -> None:  # fmt: skip
+    out: Path,
+    *,
+    facts: Mapping[str, Json],
+    title: str,
+    model: str,
+    ours: Mapping[str, float],
+    results: Mapping[str, Result] | None = None,
+    told: Mapping[str, Json] | None = None,
+    pictures: Path | None = None,
+) -> None:
     """Write report.html, report.md and pictures/ into a Scores artifact.
 
-    results are scored by rule, judged by the judge that `told` names.
+    facts: `scores` with their rules; `types`, `mean` and `judged` where there are any. ours: the scores by the zoo's
+    column. results: what examples are taken from, with the folder of their pictures. told: who judged.
     """
     (out / "pictures").mkdir(exist_ok=True)
-    types: Mapping[str, Mapping[str, Json]] = facts["types"]
+    types: Mapping[str, Mapping[str, Json]] = facts.get("types", {})
+    judged: Mapping[str, Mapping[str, Json]] = facts.get("judged", {})
     if types:
         bars(types, out / "pictures" / "bars.png")
-    published = _published(results)
-    columns = list(next(iter(published.values()))) if published else []
+    published = _published(ours)
     drawn = {title: row for title, row in published.items() if title in RADAR_ROWS}
-    has_radar = radar(drawn, columns, out / "pictures" / "radar.png") if published else False
-    shown = {name: results[row["benchmark"]] for name, row in types.items()} | dict(judged)
-    examples = {name: _cards(result, pictures, out) for name, result in shown.items()}
-    series = [key for key in COLOURS if key in facts["mean"]]
-    judged_rows: Mapping[str, Mapping[str, Json]] = facts.get("judged", {})
+    shared = [column for column in ours if drawn and all(column in row for row in drawn.values())]
+    kinds = {row["benchmark"]: name for name, row in types.items()}
     page = {
-        "title": title, "model": model, "questions": facts["samples"], "types": types, "series": series,
-        "titles": TITLES, "mean": facts["mean"], "margin": facts["margin"], "published": published,
-        "columns": columns, "radar": has_radar, "examples": examples,
-        "rules": {name: score["rule"] for name, score in facts["scores"].items()},
-        "judged": judged_rows, "judged_columns": list(next(iter(judged_rows.values()), {})), "judge": told,
+        "title": title, "model": model, "questions": facts["samples"], "types": types,
+        "series": [key for key in COLOURS if key in facts.get("mean", {})], "titles": TITLES,
+        "mean": facts.get("mean", {}), "margin": facts.get("margin"), "scores": facts["scores"],
+        "judged": judged, "judged_columns": list(next(iter(judged.values()), {})), "judge": told or {},
+        "published": published, "columns": [column for column in ours if any(column in r for r in published.values())],
+        "radar": radar(drawn, shared, out / "pictures" / "radar.png"),
+        "examples": {kinds.get(name, name): _cards(result, pictures, out) for name, result in (results or {}).items()},
     }  # fmt: skip
     (out / "report.html").write_text(_render("_scores_report.html.j2", page), encoding="utf-8")
     (out / "report.md").write_text(_markdown(page), encoding="utf-8")
@@ -89,6 +105,9 @@ def _markdown(page: Mapping[str, Any]) -> str:
         total = sum(row["n"] for row in page["types"].values())
         lines.append(_line(["**mean**", str(total), *(f"{page['mean'][key]:.1f}" for key in series)]))
         lines += ["", "![scores](pictures/bars.png)"]
+    else:
+        lines += ["", _line(["benchmark", "n", "score"]), _line(["---"] * 3)]
+        lines += [_line([name, str(row["n"]), str(row["score"])]) for name, row in page["scores"].items()]
     if page["judged"]:
         lines += ["", f"Open questions, reviewed by {page['judge']['title']}:", "", *_judged_table(page["judged"])]
     if page["published"]:
@@ -97,7 +116,7 @@ def _markdown(page: Mapping[str, Any]) -> str:
         lines += [_line(["model", *columns]), _line(["---"] * (len(columns) + 1))]
         for name, row in page["published"].items():
             lines.append(_line([name, *(f"{row[column]:.1f}" if column in row else "" for column in columns)]))
-    lines += ["", *(f"- {name}: {rule}" for name, rule in page["rules"].items())]
+    lines += ["", *(f"- {name}: {row['rule']}" for name, row in page["scores"].items())]
     return "\n".join(lines) + "\n"
 
 
@@ -111,20 +130,33 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _published(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
-    """Ours first, then the zoo's rows that have all the columns of this evaluation."""
-    ours = {
-        column: result.score for name, result in results.items() if (column := load_benchmark(name).column) is not None
-    }
+def columns_of(results: Mapping[str, Result]) -> dict[str, float]:
+    """Scores by the zoo's columns, those parts included that have a column of their own."""
+    found: dict[str, float] = {}
+    for name, result in results.items():
+        column = load_benchmark(name).column
+        if column and (name not in WHOLE or result.metrics.get(WHOLE[name])):
+            found[column] = result.score
+        parts = {part: result.metrics.get(key) for key, part in PARTS.get(name, {}).items()}
+        found |= {
+            part: value["relative"] if isinstance(value, Mapping) else value for part, value in parts.items() if value
+        }
+    return found
+
+
+def _published(ours: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Ours first, then the zoo's rows that have at least half of its columns."""
+    known = {column for row in ZOO.values() for column in row.scores}
+    columns = [column for column in ours if column in known]
     rows = {
-        row.title: {column: row.scores[column].value for column in ours}
+        row.title: {column: row.scores[column].value for column in columns if column in row.scores}
         for row in ZOO.values()
-        if ours and set(ours) <= set(row.scores)
     }
-    return {OURS: ours, **rows} if rows else {}
+    kept = {title: row for title, row in rows.items() if columns and 2 * len(row) >= len(columns)}
+    return {OURS: dict(ours), **kept} if kept else {}
 
 
-def _cards(result: Result, pictures: Path, out: Path) -> list[Card]:
+def _cards(result: Result, pictures: Path | None, out: Path) -> list[Card]:
     """A few right and a few wrong answers, the first of each in gold order, with their pictures copied."""
     chosen: list[tuple[Pair, Mark]] = []
     for right in (True, False):
@@ -137,10 +169,10 @@ def _cards(result: Result, pictures: Path, out: Path) -> list[Card]:
     return [_card(pair, mark, pictures, out) for pair, mark in chosen]
 
 
-def _card(pair: Pair, mark: Mark, pictures: Path, out: Path) -> Card:
+def _card(pair: Pair, mark: Mark, pictures: Path | None, out: Path) -> Card:
     assert pair.answer is not None, "only answered questions are shown"
     name = Path(pair.answer.image).name
-    if (pictures / name).is_file():
+    if pictures is not None and (pictures / name).is_file():
         shutil.copyfile(pictures / name, out / "pictures" / name)
     question = pair.answer.prompt.split("\n")[0]
     return Card(

@@ -1,4 +1,4 @@
-"""Evaluate: greedy answers of a checkpoint on held-out questions, scored by the rules of the published benchmarks.
+"""Evaluate: greedy answers of a model on held-out questions, scored by the rules of the published benchmarks.
 
 Every question is also asked with the picture blanked and with another question's picture, and the best constant
 answer is worked out per type: what the model gains over these three is what it learned to see. Open questions are
@@ -33,25 +33,27 @@ from llavaflow.datasets.benchmarks._join import join
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import StageFailed
-from llavaflow.infra.ray import map_batches
 from llavaflow.stages._answer_files import Results, write_answers
-from llavaflow.stages._answerer import make_answerer
-from llavaflow.stages._exam import IMAGES, QUESTIONS, Asked, Ledger, Variant, as_row, questions
+from llavaflow.stages._answerer import Answerer, Checkpoint, CheckpointAnswerer
+from llavaflow.stages._exam import IMAGES, QUESTIONS, Asked, Ledger, Variant, questions
 from llavaflow.stages._judging import Judging, judged_fact, judged_rule, open_reviewer, write_reviewed
+from llavaflow.stages._outside import by_content
 from llavaflow.stages._prior import best_constant
-from llavaflow.stages._report_page import write_report
+from llavaflow.stages._report_page import columns_of, write_report
+from llavaflow.stages._served import Served, ServedAnswerer
 from llavaflow.stages._stage import Stage
 
 # what a benchmark's questions are called where the world asks them
 TYPES = {"pope": "existence", "gqa": "colour", "vqav2": "count", "textvqa": "text", "refcoco": "grounding"}
-BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Stage):
-    """Which checkpoint answers which questions, and how they are put.
+    """Who answers which questions, and how they are put.
 
-    folder: where in the model's artifact the checkpoint lies. box_frame: what the model's boxes refer to.
+    model: a stage (the checkpoint lies in `folder` of its artifact), a checkpoint from outside, or a served model.
+    template: of the conversation, empty for the checkpoint's own; a server has its own in any case.
+    box_frame: what the model's boxes refer to.
     review: open benchmarks and their judge; max_open_tokens: how long their answers may be.
     min_margin, min_colour_margin: gates, in points of gain over blanked pictures.
     """
@@ -59,7 +61,7 @@ class Evaluate(Stage):
     version: ClassVar[str] = "2"
     kind: ClassVar[Kind] = "scores"
 
-    model: Stage
+    model: Stage | Checkpoint | Served
     questions: Stage
     folder: str = "model"
     benchmarks: tuple[str, ...] = tuple(TYPES)
@@ -73,23 +75,31 @@ class Evaluate(Stage):
     min_margin: float | None = None
     min_colour_margin: float | None = None
 
+    def outside(self) -> dict[str, Path]:
+        return by_content(super().outside())
+
     def run(self, ctx: RunContext) -> Artifact:
         world = ctx.path(self.questions)
         asked = list(self._questions(world))
-        answers = self._answer(ctx, world, asked)
+        answerer = self._answerer(ctx, world / IMAGES)
+        answers = self._answer(ctx, asked, answerer)
         results = {name: self._score(world, name, asked, answers) for name in self.benchmarks}
         types = {TYPES.get(name, name): self._type(load_benchmark(name), found) for name, found in results.items()}
         shutil.rmtree(ctx.out, ignore_errors=True)
         ctx.out.mkdir(parents=True)
         judged, told = self._judge(ctx, world, asked, answers)
         facts = _facts(types, results, judged, told)
-        model = ctx.artifact(self.model).ref
+        if answerer.refused:
+            facts["refused"] = answerer.refused
+        model = self._name(ctx)
         everything: Results = results | {name: {"images": result} for name, result in judged.items()}
         write_answers(ctx.out, everything, world=world, source=ctx.artifact(self.questions).fingerprint, model=model)
         _write_scores(ctx.out, everything, types, told)
+        scored = {name: found["images"] for name, found in everything.items()}
         write_report(
-            ctx.out, facts=facts, results={name: found["images"] for name, found in results.items()}, judged=judged,
-            told=told, pictures=world / IMAGES, title=f"{ctx.recipe}: what the model sees", model=model,
+            ctx.out, facts=facts, title=f"{ctx.recipe}: what the model sees", model=model,
+            ours=columns_of({name: scored[name] for name in self.benchmarks}), results=scored, told=told,
+            pictures=world / IMAGES,
         )  # fmt: skip
         self._gate(ctx, facts)
         return ctx.finish(facts)
@@ -100,26 +110,27 @@ class Evaluate(Stage):
         for name in self.review.benchmarks if self.review else ():
             yield from questions(world, name, ("images",), self.seed, self.max_open_tokens)
 
-    def _answer(self, ctx: RunContext, world: Path, asked: Sequence[Asked]) -> dict[str, str]:
-        """The reply to every question by its key, from the ledger or from the pool."""
+    def _answerer(self, ctx: RunContext, images: Path) -> Answerer:
+        if isinstance(self.model, Served):
+            return ServedAnswerer(ctx, self.model, images)
+        if isinstance(self.model, Stage):
+            outside = Checkpoint(path=ctx.path(self.model) / self.folder)
+            return CheckpointAnswerer(ctx, outside, self.template, images)
+        return CheckpointAnswerer(ctx, self.model, self.template, images)
+
+    def _name(self, ctx: RunContext) -> str:
+        """How reports call the model."""
+        if isinstance(self.model, Stage):
+            return ctx.artifact(self.model).ref
+        return str(self.model)
+
+    def _answer(self, ctx: RunContext, asked: Sequence[Asked], answerer: Answerer) -> dict[str, str]:
+        """The reply to every question by its key, from the ledger or from the answerer."""
         with Ledger(ctx.work / "answers.jsonl") as ledger:
             left = [question for question in asked if question.key not in ledger.answers]
             # equal lengths meet in a batch: little padding, and short answers do not wait for long ones
             left.sort(key=lambda question: (question.benchmark, len(question.text), question.key))
-            workers = ctx.machine.devices or max(1, ctx.machine.cores)
-            replies = map_batches(
-                [as_row(question) for question in left],
-                make_answerer,
-                arguments={
-                    "checkpoint": str(ctx.path(self.model) / self.folder),
-                    "template": self.template,
-                    "images": str(world / IMAGES),
-                    "threads": 1 if not ctx.machine.devices else 4,
-                },
-                batch_size=BATCH,
-                workers=min(workers, -(-len(left) // BATCH) or 1),
-                gpus_per_worker=1 if ctx.machine.devices else 0,
-            )
+            replies = answerer(left)
             for question, reply in zip(ctx.track(left, "questions", total=len(left)), replies, strict=True):
                 ledger.add(question.key, reply)
             return ledger.answers

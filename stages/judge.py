@@ -3,7 +3,7 @@
 An evaluation can ask its judge itself; this stage reviews answers that are there, by another judge or more often.
 
     reviews/<bench>.<run>.jsonl   LLaVA's review lines       reviews/mmvet.json   MM-Vet's grades of all runs
-    scores.json                   results with judge and date
+    scores.json                   results with judge and date              report.html, report.md
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from llavaflow.datasets.benchmarks._answers import read_answers
 from llavaflow.datasets.benchmarks._benchmark import Options, Result, load_benchmark
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
+from llavaflow.stages._exam import IMAGES
 from llavaflow.stages._judging import Judging, Reviewer, judged_fact, judged_rule, open_reviewer, write_reviewed
+from llavaflow.stages._report_page import columns_of, write_report
 from llavaflow.stages._stage import Stage
 
 
@@ -53,6 +55,11 @@ class Judge(Stage):
         document["results"] = {name: {"images": result.as_json()} for name, result in results.items()}
         text = json.dumps(document, indent=1, ensure_ascii=False)
         (ctx.out / "scores.json").write_text(text + "\n", encoding="utf-8")
+        write_report(
+            ctx.out, facts=facts, title=f"{ctx.recipe}: open answers under review",
+            model=ctx.artifact(self.answers).ref, ours=columns_of(results), results=results, told=told,
+            pictures=ctx.path(self.questions) / IMAGES,
+        )  # fmt: skip
         return ctx.finish(facts)
 
     def _benchmark(self, ctx: RunContext, name: str, reviewer: Reviewer) -> Result:

@@ -185,9 +185,9 @@ def test_llava_ids_that_repeat_still_join(bench: Any) -> None:
 
 def test_a_question_in_words_alone_is_answered_without_a_picture(toy_foundation: Path, tmp_path: Path) -> None:
     from llavaflow.models.llava import Design, build, save
-    from llavaflow.stages._answerer import make_answerer
+    from llavaflow.stages._answerer import Checkpoint, make_worker
 
     save(build(str(toy_foundation / "clip"), str(toy_foundation / "language"), Design()), tmp_path)
-    answer = make_answerer(checkpoint=str(tmp_path), template="v1", images=str(tmp_path / "none"), threads=1)
+    answer = make_worker(checkpoint=Checkpoint(path=tmp_path), template="", images=tmp_path / "none", threads=1)
     row = {"text": "Which colour?", "shown": None, "variant": "images", "max_new_tokens": 3}
     assert len(answer([row])) == 1

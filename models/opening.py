@@ -1,0 +1,41 @@
+"""A model ready to answer, from any format: Hugging Face, original LLaVA, or an adapter with its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llavaflow.infra.errors import InputError
+from llavaflow.models import llava as llavas
+from llavaflow.models import lora, original
+from llavaflow.models.backbone import Precision
+from llavaflow.models.checkpoint import base_of, format_of
+from llavaflow.models.llava import Llava
+
+
+def open_checkpoint(
+    path: Path, *, base: Path | None = None, vision: str | None = None, precision: Precision | None = None
+) -> Llava:
+    """The model of a folder; `base` is what an adapter was trained on, `vision` the tower where none is named.
+
+    Raises InputError for an adapter without base, and for what holds no whole model.
+    """
+    form = format_of(path)
+    if form == "hf":
+        return llavas.load(str(path), precision=precision)
+    if form == "original":
+        llava = original.from_original(path, vision)
+    elif form == "lora":
+        if base is None:
+            raise InputError(f"{path} is an adapter: say which checkpoint it was trained on (--base).")
+        llava = base_of(path, base, vision)
+        lora.merge_folder(llava, path)
+    else:
+        raise InputError(
+            f"{path} holds a projector and no whole model. A pretrain stage leaves no more than that: take a finetune or "
+            "publish stage, or an adapter with its base."
+        )
+    if precision is not None:
+        import torch
+
+        llava.model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return llava

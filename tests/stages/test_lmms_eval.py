@@ -1,0 +1,119 @@
+"""Results of lmms-eval become a Scores artifact: in the units of our columns, under the harness's name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llavaflow.datasets.benchmarks._benchmark import load_benchmark
+from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.stages._compare import compare
+from llavaflow.stages._lmms_results import read_run, tasks
+from llavaflow.stages.lmms_eval import COMMAND, LmmsEval
+
+STAMP = "20260101_120000"
+
+
+def results(folder: Path, gqa: float = 0.62) -> Path:
+    """What the harness writes for three tasks, one of which is no benchmark of ours."""
+    document = {
+        "results": {
+            "gqa": {"alias": "gqa", "exact_match,none": gqa, "exact_match_stderr,none": 0.004},
+            "mme": {"mme_cognition_score,none": 330.0, "mme_perception_score,none": 1519.5},
+            "videothing": {"alias": "videothing", "thing_acc,none": 0.25, "other,none": 0.5},
+            "refcoco": {"alias": "refcoco"},
+        },
+        "configs": {"videothing": {"metric_list": [{"metric": "thing_acc"}]}},
+        "n-samples": {"gqa": {"original": 12578, "effective": 2}, "mme": {"original": 2374, "effective": 2374}},
+        "config": {"model": "llava", "model_args": "pretrained=liuhaotian/llava-v1.5-7b"},
+        "git_hash": "abc1234", "model_name": "llava-v1.5-7b", "date": STAMP,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{STAMP}_results.json").write_text(json.dumps(document))
+    return folder
+
+
+def samples(folder: Path, marks: tuple[float, ...]) -> None:
+    rows = [
+        {"doc_id": n, "input": f"Q{n}?", "target": "red", "filtered_resps": [["red"]], "exact_match": mark}
+        for n, mark in enumerate(marks)
+    ]
+    (folder / f"{STAMP}_samples_gqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_numbers_come_in_the_unit_of_the_column_and_name_the_harness(bench: Any, tmp_path: Path) -> None:
+    folder = results(tmp_path / "llava-v1.5-7b")
+    samples(folder, (1.0, 0.0))
+    artifact = bench.run(LmmsEval(results=tmp_path))
+    scores = artifact.facts["scores"]
+    assert {name: row["score"] for name, row in scores.items()} == {"gqa": 62.0, "mme": 1519.5, "videothing": 0.25}
+    assert "lmms-eval git abc1234" in scores["gqa"]["rule"] and scores["gqa"]["n"] == 2
+    root = bench.path(artifact)
+    document = json.loads((root / "scores.json").read_text())
+    assert (document["engine"], document["model"]) == ("lmms-eval", "llava-v1.5-7b")
+    assert document["results"]["mme"]["images"]["metrics"]["mme_cognition_score"] == 330.0
+    lines = [json.loads(line) for line in (root / "answers/gqa.jsonl").read_text().splitlines()]
+    assert [line["metadata"]["mark"] for line in lines] == [1.0, 0.0] and lines[0]["text"] == "red"
+    page = (root / "report.md").read_text()
+    assert "| gqa | 2 | 62.0 |" in page and "LLaVA-1.5 7B" in page
+    assert (root / "pictures").is_dir() and "lmms-eval" in (root / "report.html").read_text()
+
+
+def test_two_runs_are_compared_question_by_question(bench: Any, tmp_path: Path) -> None:
+    roots = []
+    for name, marks in (("a", (1.0, 0.0, 0.0)), ("b", (1.0, 1.0, 0.0))):
+        samples(results(tmp_path / name), marks)
+        roots.append(bench.path(bench.run(LmmsEval(results=tmp_path / name))))
+    (found,) = compare(*roots)
+    assert (found.benchmark, found.n, [flip.question_id for flip in found.flips]) == ("gqa", 3, ["1"])
+
+
+def test_every_known_task_leads_to_a_benchmark() -> None:
+    for benchmark, metric, scale in tasks().values():
+        assert benchmark is not None and load_benchmark(benchmark) and metric and scale in (1, 100)
+
+
+def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no results of lmms-eval"):
+        read_run(tmp_path)
+    (tmp_path / "x_results.json").write_text("{}")
+    with pytest.raises(InputError, match="no results and config"):
+        read_run(tmp_path)
+    results(tmp_path / "one"), results(tmp_path / "two")
+    with pytest.raises(InputError, match="several models"):
+        read_run(tmp_path)
+
+
+def test_the_harness_is_run_where_it_is_installed(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "harness.py"
+    script.write_text(
+        "import json, pathlib, sys\n"
+        "words = dict(zip(sys.argv[1::1], sys.argv[2::1]))\n"
+        "out = pathlib.Path(words['--output_path']) / 'm'\n"
+        "out.mkdir(parents=True)\n"
+        "document = {'results': {'gqa': {'exact_match,none': 0.5}}, 'config': {'model_args': words['--model_args']}}\n"
+        "(out / 'd_results.json').write_text(json.dumps(document))\n"
+    )
+    monkeypatch.setenv(COMMAND, f"{sys.executable} {script}")
+    artifact = bench.run(LmmsEval(checkpoint=tmp_path, model_args="conv_template=v1", tasks=("gqa",)))
+    assert artifact.facts["scores"]["gqa"]["score"] == 50.0
+    told = json.loads((bench.path(artifact) / "scores.json").read_text())["model_args"]
+    assert told == f"pretrained={tmp_path},conv_template=v1"
+
+
+def test_a_harness_that_is_missing_or_fails_is_said_clearly(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(COMMAND, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=f"not installed.*{COMMAND}=.*finished run"):
+        bench.run(LmmsEval(checkpoint=tmp_path))
+    monkeypatch.setenv(COMMAND, f"{sys.executable} -c \"import sys; sys.exit('no such task')\"")
+    with pytest.raises(StageFailed, match="ended with 1(.|\n)*no such task"):
+        bench.run(LmmsEval(checkpoint=tmp_path))
+    with pytest.raises(InputError, match="either `results`"):
+        bench.run(LmmsEval())
