@@ -123,7 +123,8 @@ def _settings(llava: Llava, body: str) -> dict[str, Any]:
     config, rule = llava.model.config, llava.image_rule
     architecture, model_type = ARCHITECTURES[body]
     in_tiles = {"image_grid_pinpoints": [list(pair) for pair in rule.pinpoints], "mm_patch_merge_type": rule.merge}
-    return config.text_config.to_dict() | {
+    settings: dict[str, Any] = config.text_config.to_dict()
+    return settings | {
         **(in_tiles if rule.pinpoints else {}),
         **({"mm_vision_tower": APART} if _is_apart(llava) else {}),
         "architectures": [architecture],

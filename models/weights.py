@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from llavaflow.infra.errors import InputError
@@ -40,19 +41,12 @@ def read_file(path: Path) -> Mapping[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: Mapping[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state: Mapping[str, Any] = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     # a cut or foreign file fails in as many ways as pickle and zip know
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, *_unpickling()) as error:
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}.") from error
     return state
-
-
-def _unpickling() -> tuple[type[Exception], ...]:
-    from pickle import UnpicklingError
-
-    return (UnpicklingError,)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

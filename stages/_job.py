@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llavaflow.models.backbone import Precision
 from llavaflow.models.engine import Offload, Optimization
 from llavaflow.models.kernels import Wishes
-from llavaflow.models.llava import Design, Precision
+from llavaflow.models.llava import Design
 from llavaflow.models.lora import Lora
 from llavaflow.models.templates import Rule
 from llavaflow.stages._batches import Order

@@ -13,7 +13,7 @@ from llavaflow.models import parts
 from llavaflow.models.lora import Lora
 from llavaflow.models.quantization import Quantization
 from llavaflow.stages import _loop
-from llavaflow.stages._loop import Job
+from llavaflow.stages._job import Job
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages.train import Train
 
