@@ -62,7 +62,8 @@ class Score:
 @dataclass(frozen=True, kw_only=True)
 class ZooRow:
     """One row of a model zoo page. `weights` is a hub name; `other` holds further published numbers with their own
-    conditions, which must not be put beside the columns."""
+    conditions, which must not be put beside the columns. `im_start_end`: images stand between two tokens of their own.
+    """
 
     title: str
     form: Form
@@ -77,6 +78,7 @@ class ZooRow:
     licence: str
     source: str
     recipe: str | None = None
+    im_start_end: bool = False
     scores: dict[str, Score] = field(default_factory=dict)
     other: dict[str, Score] = field(default_factory=dict)
     notes: str = ""
@@ -197,7 +199,7 @@ def _v1() -> Iterator[tuple[str, ZooRow]]:
         title="LLaVA Lightning MPT-7B-Chat", form="checkpoint", language="mosaicml/mpt-7b-chat", tower=_CLIP,
         projector="linear", pretrain_data=_LCS, finetune_data=_I80, schedule="full_ft-1e", template="mpt",
         weights="liuhaotian/LLaVA-Lightning-MPT-7B-preview", licence="CC-BY-NC-SA-4.0, as its base model",
-        source=LLAVA_ZOO, recipe="llava-mpt-7b",
+        source=LLAVA_ZOO, recipe="llava-mpt-7b", im_start_end=True,
     )  # fmt: skip
 
 
@@ -214,6 +216,7 @@ def _deltas() -> Iterator[tuple[str, ZooRow]]:
             title=f"LLaVA v1 Vicuna-{base} {finetune}, delta", form="delta", language=_vicuna(base), tower=_CLIP,
             projector="linear", pretrain_data=pretrain, finetune_data=finetune, schedule=schedule, template=template,
             weights=f"liuhaotian/{name}", licence=_LLAMA_1, source=LLAVA_ZOO, recipe=f"llava-v1-legacy-{recipe}",
+            im_start_end=finetune != "ScienceQA",
             notes="Add to the original LLaMA weights with `pipeline checkpoint apply-delta`.",
         )  # fmt: skip
 
@@ -250,7 +253,7 @@ def _projectors() -> Iterator[tuple[str, ZooRow]]:
         marks = "no im_start_end" if bare else "im_start_end True: the file holds two embedding rows"
         yield name, _projector(
             _vicuna(language), _CLIP, data, f"{hub}/{name}.bin", "linear", f"Legacy, not zero-shot; {marks}.",
-            f"projector-{recipe}", "v1" if "v1-1" in name else "v0",
+            f"projector-{recipe}", "v1" if "v1-1" in name else "v0", not bare,
         )  # fmt: skip
 
 
@@ -260,13 +263,15 @@ def _projector_recipe(language: str, tower: str) -> str:
 
 
 def _projector(
-    language: str, tower: str, data: str, weights: str, kind: str, notes: str, recipe: str, template: str = "plain"
-) -> ZooRow:
+    language: str, tower: str, data: str, weights: str, kind: str, notes: str, recipe: str,
+    template: str = "plain", im_start_end: bool = False,
+) -> ZooRow:  # fmt: skip
     licence = _LLAMA_1 if "v1.5" not in language and "Llama-2" not in language else _LLAMA_2
     return ZooRow(
         title=f"Projector {kind} for {language.split('/')[-1]}, {tower.split('/')[-1]}", form="projector",
         language=language, tower=tower, projector=kind, pretrain_data=data, finetune_data="", schedule="1e",
         template=template, weights=weights, licence=licence, source=LLAVA_ZOO, notes=notes, recipe=recipe,
+        im_start_end=im_start_end,
     )  # fmt: skip
 
 

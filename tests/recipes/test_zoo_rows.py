@@ -58,6 +58,7 @@ def test_a_recipe_trains_what_its_row_lists(name: str) -> None:
     assert last.language.hub in (row.language, None)
     assert last.vision.hub == row.tower
     assert last.projector == row.projector
+    assert last.im_start_end == row.im_start_end
     # `vicuna_v1` is another name of `v1`
     assert template(last.template).text(TURNS) == template(row.template).text(TURNS)
     assert f"{last.epochs}e" == row.schedule.rpartition("-")[2]
