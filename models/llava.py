@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TEMPLATE_KEY = "conversation_template"
 # upstream's words in a configuration
 PROJECTOR_KEY, MARKS_KEY = "mm_projector_type", "mm_use_im_start_end"
+HEAD = "lm_head.weight"
 SelectFeature = Literal["patch", "cls_patch"]
 
 
@@ -201,7 +202,11 @@ def save(llava: Llava, folder: Path, state: Mapping[str, torch.Tensor] | None = 
     if hasattr(llava.model.config, TEMPLATE_KEY):
         form_ = template(template_of(llava.model.config), im_start_end=llava.im_start_end)
         llava.processor.chat_template = jinja(form_)
-    llava.model.save_pretrained(folder, state_dict=dict(state) if state is not None else None)
+    if state is not None:
+        # gathered weights are copies: transformers does not see that a tied head is the table once more
+        tied = {HEAD} if llava.model.config.tie_word_embeddings else set()
+        state = {name: value for name, value in state.items() if name not in tied}
+    llava.model.save_pretrained(folder, state_dict=state)
     llava.processor.save_pretrained(folder)
 
 

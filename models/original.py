@@ -145,7 +145,7 @@ def _is_apart(llava: Llava) -> bool:
 
 
 def _is_tied_head(name: str, llava: Llava) -> bool:
-    return name == "lm_head.weight" and bool(llava.model.config.tie_word_embeddings)
+    return name == llavas.HEAD and bool(llava.model.config.tie_word_embeddings)
 
 
 def _original_name(name: str, body: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,15 @@ def test_projector_file_round_trip_is_exact(toy_foundation: Path, tmp_path: Path
             modules[0](features),
             atol=1e-6,
         )
+
+
+def test_a_tied_head_is_stored_once(toy_foundation: Path, toy_language: Callable[[str], Path], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    made = llava.build(str(toy_foundation / "clip"), str(toy_language("mpt")), Design())
+    gathered = {name: value.clone() for name, value in made.model.state_dict().items()}
+    llava.save(made, tmp_path, gathered)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    again = llava.load(str(tmp_path)).model
+    assert torch.equal(again.lm_head.weight, gathered["lm_head.weight"])
