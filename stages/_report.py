@@ -27,6 +27,14 @@ def print_result(console: Console, result: Result) -> None:
         console.print(f"note: {note}")
 
 
+def print_report(console: Console, text: str) -> None:
+    """The Markdown report of a Scores artifact in the terminal: its tables, the published rows and the rules."""
+    from rich.markdown import Markdown
+
+    lines = (line for line in text.splitlines() if not line.startswith("!["))
+    console.print(Markdown("\n".join(lines)))
+
+
 def flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """The metrics as dotted names and printable values."""
     for name, value in metrics.items():

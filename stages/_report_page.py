@@ -17,7 +17,7 @@ from typing import Any
 from llavaflow.datasets.benchmarks._benchmark import Item, Mark, Pair, Result, load_benchmark
 from llavaflow.infra.artifact import Json
 from llavaflow.models.zoo import ZOO
-from llavaflow.stages._report_plots import COLOURS, TITLES, bars, radar
+from llavaflow.stages._report_plots import COLOURS, TITLES, bars, categories, category_values, radar
 
 OURS = "this evaluation"
 # more rows than these cannot be told apart
@@ -72,6 +72,9 @@ def write_report(
     published = _published(ours)
     drawn = {title: row for title, row in published.items() if title in RADAR_ROWS}
     shared = [column for column in ours if drawn and all(column in row for row in drawn.values())]
+    grouped = {name: values for name, found in (results or {}).items() if (values := category_values(found.metrics))}
+    for name, values in grouped.items():
+        categories(values, f"{name}, by category", out / "pictures" / f"categories_{name}.png")
     kinds = {row["benchmark"]: name for name, row in types.items()}
     page = {
         "title": title, "model": model, "questions": facts["samples"], "types": types,
@@ -79,6 +82,7 @@ def write_report(
         "mean": facts.get("mean", {}), "margin": facts.get("margin"), "scores": facts["scores"],
         "judged": judged, "judged_columns": list(next(iter(judged.values()), {})), "judge": told or {},
         "published": published, "columns": [column for column in ours if any(column in r for r in published.values())],
+        "categories": [f"pictures/categories_{name}.png" for name in grouped],
         "radar": radar(drawn, shared, out / "pictures" / "radar.png"),
         "examples": {kinds.get(name, name): _cards(result, pictures, out) for name, result in (results or {}).items()},
     }  # fmt: skip
@@ -110,6 +114,7 @@ def _markdown(page: Mapping[str, Any]) -> str:
         lines += [_line([name, str(row["n"]), str(row["score"])]) for name, row in page["scores"].items()]
     if page["judged"]:
         lines += ["", f"Open questions, reviewed by {page['judge']['title']}:", "", *_judged_table(page["judged"])]
+    lines += [line for picture in page["categories"] for line in ("", f"![by category]({picture})")]
     if page["published"]:
         columns = page["columns"]
         lines += ["", "Published rows answer the real benchmarks.", ""]
@@ -135,12 +140,12 @@ def columns_of(results: Mapping[str, Result]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, result in results.items():
         column = load_benchmark(name).column
-        if column and (name not in WHOLE or result.metrics.get(WHOLE[name])):
+        if column and (name not in WHOLE or WHOLE[name] in result.metrics):
             found[column] = result.score
-        parts = {part: result.metrics.get(key) for key, part in PARTS.get(name, {}).items()}
-        found |= {
-            part: value["relative"] if isinstance(value, Mapping) else value for part, value in parts.items() if value
-        }
+        for key, part in PARTS.get(name, {}).items():
+            value = result.metrics.get(key)
+            if value is not None:
+                found[part] = value["relative"] if isinstance(value, Mapping) else value
     return found
 
 

@@ -10,6 +10,9 @@ from typing import Any
 COLOURS = {"images": "#2a6f97", "shuffled": "#a9b4c2", "blank": "#d0d5dd", "prior": "#e0a458"}
 TITLES = {"images": "with images", "shuffled": "images shuffled", "blank": "images blanked", "prior": "best constant"}
 RADAR_LEAST = 3
+CATEGORIES_LEAST = 3
+NOT_CATEGORIES = ("all", "with_failed", "rows", "runs")
+REPORTED = ("relative", "points", "f1", "accuracy")
 
 
 def bars(types: Mapping[str, Mapping[str, Any]], out: Path) -> None:
@@ -27,6 +30,40 @@ def bars(types: Mapping[str, Mapping[str, Any]], out: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, ncols=len(series), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(out, dpi=110, bbox_inches="tight")
+
+
+def categories(values: Mapping[str, float], title: str, out: Path) -> None:
+    """One bar per category of a benchmark, in the order of its metrics."""
+    figure, axes = _figure(5.2, 0.8 + 0.28 * len(values))
+    drawn = axes.barh(range(len(values)), list(values.values()), 0.7, color=COLOURS["images"])
+    axes.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
+    axes.set_yticks(range(len(values)), list(values), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out, dpi=110, bbox_inches="tight")
+
+
+def category_values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The first group of at least three numbers among a benchmark's metrics; nothing where there is none."""
+    reviewed = {name: value for name, value in metrics.items() if isinstance(value, Mapping) and "relative" in value}
+    groups = [{name: value for name, value in reviewed.items() if name not in NOT_CATEGORIES}]
+    groups += [
+        dict(value) for name, value in metrics.items() if isinstance(value, Mapping) and name not in NOT_CATEGORIES
+    ]
+    for group in groups:
+        numbers = {str(name): _number(value) for name, value in group.items()}
+        found = {name: value for name, value in numbers.items() if value is not None}
+        if len(found) >= CATEGORIES_LEAST:
+            return found
+    return {}
+
+
+def _number(value: Any) -> float | None:
+    """A category's number, or that one of its numbers which the field reports."""
+    if isinstance(value, Mapping):
+        value = next((value[name] for name in REPORTED if name in value), None)
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def radar(rows: Mapping[str, Mapping[str, float]], names: Sequence[str], out: Path) -> bool:

@@ -11,6 +11,8 @@ from llavaflow.infra.artifact import Json
 from llavaflow.pipelines._cli._options import emit, json_option, store_option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from llavaflow.infra.reference import Found
@@ -70,7 +72,7 @@ def _artifact(ref: str, store: ArtifactStore, verify: bool) -> Page:
     def render(console: Console) -> None:
         _title(console, document["ref"], f"{document['recipe']}/{document['stage']}", document["uri"])
         _table(console, "made", _made(document))
-        _table(console, "facts", _flat(document["facts"]))
+        _facts(console, document, found.path / "report.md")
         _table(console, "settings", _flat(document["settings"]))
         inputs = {
             path: f"{held['stage']}  {held['kind']}:{held['fingerprint']}" for path, held in document["inputs"].items()
@@ -83,6 +85,17 @@ def _artifact(ref: str, store: ArtifactStore, verify: bool) -> Page:
             console.print("every file is as recorded, and every parent of its records exists")
 
     return document, render
+
+
+def _facts(console: Console, document: dict[str, Json], report: Path) -> None:
+    """What a stage has told: of an evaluation its report, with the published rows beside ours."""
+    if document["kind"] == "scores" and report.is_file():
+        from llavaflow.stages._report import print_report
+
+        print_report(console, report.read_text(encoding="utf-8"))
+        console.print(f"\nexamples and pictures: {report.with_suffix('.html')}\n", soft_wrap=True)
+    else:
+        _table(console, "facts", _flat(document["facts"]))
 
 
 def _verified(found: Found) -> dict[str, Json]:

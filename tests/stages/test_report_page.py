@@ -1,0 +1,57 @@
+"""The report: the right number in the right column of the zoo, categories, and the same tables in the terminal."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from llavaflow.datasets.benchmarks._benchmark import Answer, Item, Pair, Result, load_benchmark
+from llavaflow.stages._report import print_report
+from llavaflow.stages._report_page import columns_of, write_report
+from llavaflow.stages._report_plots import category_values
+
+
+def seed(*kinds: str) -> Result:
+    """SEED answers, every other one right, of the given kinds by turns."""
+    pairs = [
+        Pair(
+            item=Item(
+                id=str(n), gold="A", names=(str(n),), group=kinds[n % len(kinds)], meta={"dimension": f"d{n % 4}"}
+            ),
+            answer=Answer(id=str(n), text="AB"[n % 2], line=n, prompt=f"Q{n}?"),
+        )
+        for n in range(8)
+    ]
+    return load_benchmark("seed").result(pairs)
+
+
+def test_images_alone_do_not_stand_in_the_column_of_images_and_videos() -> None:
+    assert columns_of({"seed": seed("image")}) == {"SEED-IMG": 50.0}
+    assert set(columns_of({"seed": seed("image", "video")})) == {"SEED", "SEED-IMG"}
+
+
+def test_categories_are_the_first_group_of_numbers() -> None:
+    metrics: dict[str, Any] = {"total": 3.0, "rows": {"a": 1, "b": 2, "c": 3}, "two": {"a": 1.0, "b": 2.0}}
+    assert category_values(metrics) == {}
+    points = {name: {"points": value, "accuracy": 0.0} for name, value in (("x", 9.0), ("y", 8.0), ("z", 7.0))}
+    assert category_values(metrics | {"categories": points}) == {"x": 9.0, "y": 8.0, "z": 7.0}
+    reviewed = {name: {"relative": 70.0} for name in ("all", "conv", "detail", "complex")}
+    assert list(category_values(reviewed)) == ["conv", "detail", "complex"]
+
+
+def test_published_rows_stand_beside_ours_on_every_page(tmp_path: Path) -> None:
+    result = seed("image", "video")
+    facts = {"samples": 8, "scores": {"seed": {"score": 50.0, "n": 8, "rule": result.rule}}}
+    ours = columns_of({"seed": result}) | {"POPE": 80.0, "GQA": 60.0}
+    write_report(tmp_path, facts=facts, title="Ours", model="m", ours=ours, results={"seed": result})
+    text, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| LLaVA-1.5 7B |"))
+    assert row == "| LLaVA-1.5 7B | 58.6 |  | 85.9 | 62.0 |"
+    assert "LLaVA-1.5 7B" in page and "categories_seed.png" in page and page.count("<h2>seed</h2>") == 1
+    assert (tmp_path / "pictures" / "categories_seed.png").stat().st_size > 1000
+    console = Console(file=(stream := io.StringIO()), width=120)
+    print_report(console, text)
+    assert "LLaVA-1.5 7B" in stream.getvalue() and "categories_seed" not in stream.getvalue()
