@@ -201,7 +201,8 @@ def save(llava: Llava, folder: Path, state: Mapping[str, torch.Tensor] | None = 
     """
     if hasattr(llava.model.config, TEMPLATE_KEY):
         form_ = template(template_of(llava.model.config), im_start_end=llava.im_start_end)
-        llava.processor.chat_template = jinja(form_)
+        # on both: the tokenizer of a chat model brings a template that this model was not trained on
+        llava.processor.chat_template = llava.tokenizer.chat_template = jinja(form_)
     if state is not None:
         # gathered weights are copies: transformers does not see that a tied head is the table once more
         tied = {HEAD} if llava.model.config.tie_word_embeddings else set()
