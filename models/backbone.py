@@ -59,12 +59,16 @@ def load_backbone(
     """Tokenizer and language model, with a token and an embedding row for the image and, if asked, for its marks."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    inner = _text_config(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        config = inner or AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot load the language model '{name}': {reason} Give a hub name or a folder.") from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    inner = _text_config(name)
-    config = inner or AutoConfig.from_pretrained(name)
     model = AutoModelForCausalLM.from_pretrained(
         name,
         config=config,

@@ -114,6 +114,14 @@ def test_projector_file_round_trip_is_exact(toy_foundation: Path, tmp_path: Path
         )
 
 
+def test_parts_that_are_not_there_are_one_message(toy_foundation: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no config.json"):
+        llava.build(str(tmp_path / "empty"), str(toy_foundation / "language"), Design())
+    with pytest.raises(InputError, match="cannot load the language model '.*empty'"):
+        llava.build(str(toy_foundation / "clip"), str(tmp_path / "empty"), Design())
+
+
 def test_a_tied_head_is_stored_once(toy_foundation: Path, toy_language: Callable[[str], Path], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
