@@ -256,6 +256,24 @@ def grouped(pairs: Sequence[Pair], marks: Sequence[Mark], key: Callable[[Item], 
     return {name: mean(values) for name, values in sorted(groups.items())}
 
 
+def score_of(pairs: Sequence[Pair], rule: Callable[[Item, str], Mark]) -> float:
+    """The mean in percent of a rule over all pairs."""
+    return mean(mark.value for mark in by_marks(rule)(pairs))
+
+
+def pooled(
+    rule: Callable[[Item, str], Mark], metrics: Callable[[Sequence[Pair], Sequence[Mark]], Metrics] | None = None
+) -> Marker:
+    """The score is the mean of a rule over all questions; `metrics` makes the other numbers from the marks."""
+
+    def mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
+        marks = by_marks(rule)(pairs)
+        found = metrics(pairs, marks) if metrics else {}
+        return Scored(score=mean(mark.value for mark in marks), marks=marks, metrics=found)
+
+    return mark
+
+
 def by_marks(rule: Callable[[Item, str], Mark]) -> Callable[[Sequence[Pair]], list[Mark]]:
     """Apply a rule for one answer to all pairs; a missing answer is wrong and not asked about."""
 

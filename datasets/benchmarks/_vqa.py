@@ -12,13 +12,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llavaflow.datasets.benchmarks._benchmark import Item, Mark, Options, Pair, by_marks, mean
+from llavaflow.datasets.benchmarks._benchmark import Item, Mark, Options, Pair, Read
 from llavaflow.datasets.benchmarks._evalai import flatten, official, soft_score
 from llavaflow.datasets.benchmarks._files import Row, find, find_all, load
 from llavaflow.datasets.benchmarks._join import asked, image_name, names_of
 from llavaflow.infra.errors import InputError
 
 SERVER_KEYS = {"question_id", "answer"}
+
+
+def vqa_reader(annotations: str) -> Read:
+    """A reader of the VQA format; `annotations` is what the authors call their file."""
+
+    def read(gold: Path, options: Options) -> list[Item]:
+        return read_vqa(gold, options, annotations, "*annotations*.json", "*.json", "*.jsonl")
+
+    return read
 
 
 def read_vqa(gold: Path, options: Options, *patterns: str) -> list[Item]:
@@ -134,11 +143,6 @@ def official_by_records(item: Item, text: str) -> float:
 def in_upload_form(pairs: Sequence[Pair]) -> bool:
     """Whether the answers come from a file made for the server, whose answers are processed already."""
     return all(pair.answer is None or set(pair.answer.row) == SERVER_KEYS for pair in pairs)
-
-
-def score_of(pairs: Sequence[Pair], rule: Callable[[Item, str], Mark]) -> float:
-    """The mean in percent of a rule over all pairs."""
-    return mean(mark.value for mark in by_marks(rule)(pairs))
 
 
 def write_upload(records: Iterator[dict[str, Any]], out: Path) -> None:

@@ -6,18 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llavaflow.datasets.benchmarks._benchmark import (
-    Benchmark,
-    Item,
-    Judge,
-    Mark,
-    Options,
-    Pair,
-    Scored,
-    by_marks,
-    grouped,
-    mean,
-)
+from llavaflow.datasets.benchmarks._benchmark import Benchmark, Item, Mark, Metrics, Options, Pair, grouped, pooled
 from llavaflow.datasets.benchmarks._files import Row, find, rows
 from llavaflow.datasets.benchmarks._join import names_of, usual_names
 from llavaflow.infra.errors import InputError
@@ -61,10 +50,8 @@ def _rule(item: Item, text: str) -> Mark:
     )
 
 
-def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    marks = by_marks(_rule)(pairs)
-    metrics = {"by_images": grouped(pairs, marks, lambda item: item.group)}
-    return Scored(score=mean(mark.value for mark in marks), marks=marks, metrics=metrics)
+def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
+    return {"by_images": grouped(pairs, marks, lambda item: item.group)}
 
 
 BENCHMARK = Benchmark(
@@ -75,6 +62,6 @@ BENCHMARK = Benchmark(
     rule="Exact letter: the reply, or the letter before a full stop at its start, equals the gold letter.",
     source="lmms-eval ai2d/utils.py",
     read=_read,
-    mark=_mark,
+    mark=pooled(_rule, _metrics),
     names=usual_names,
 )

@@ -20,6 +20,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
     by_marks,
     grouped,
     mean,
+    score_of,
 )
 from llavaflow.datasets.benchmarks._files import Row, find, find_all, rows
 from llavaflow.datasets.benchmarks._join import names_of, question_of, usual_names
@@ -100,7 +101,7 @@ def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Score
     metrics = {
         "overall": score,
         **halves,
-        "exact": mean(mark.value for mark in by_marks(_exact)(pairs)),
+        "exact": score_of(pairs, _exact),
     }
     notes = () if halves else ("the gold does not tell human from augmented questions: overall only",)
     return Scored(score=score, marks=marks, metrics=metrics, notes=notes)

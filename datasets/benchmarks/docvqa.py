@@ -8,13 +8,13 @@ from pathlib import Path
 from llavaflow.datasets.benchmarks._benchmark import (
     Benchmark,
     Item,
-    Judge,
     Mark,
+    Metrics,
     Options,
     Pair,
-    Scored,
-    by_marks,
     mean,
+    pooled,
+    score_of,
 )
 from llavaflow.datasets.benchmarks._distance import edit_distance
 from llavaflow.datasets.benchmarks._files import Row, find, load
@@ -79,14 +79,12 @@ def _m4c(item: Item, text: str) -> Mark:
     return Mark(value=value, read=text)
 
 
-def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    marks = by_marks(_rule)(pairs)
-    metrics = {
-        "lmms_eval_original_length": mean(mark.value for mark in by_marks(_original_length)(pairs)),
-        "m4c_spaces_kept": mean(mark.value for mark in by_marks(_m4c)(pairs)),
+def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
+    return {
+        "lmms_eval_original_length": score_of(pairs, _original_length),
+        "m4c_spaces_kept": score_of(pairs, _m4c),
         "exact": mean(mark.value == 1.0 for mark in marks),
     }
-    return Scored(score=mean(mark.value for mark in marks), marks=marks, metrics=metrics)
 
 
 def _upload(pairs: Sequence[Pair], out: Path) -> None:
@@ -112,7 +110,7 @@ BENCHMARK = Benchmark(
     ),
     column="DocVQA",
     read=_read,
-    mark=_mark,
+    mark=pooled(_rule, _metrics),
     names=usual_names,
     upload=_upload,
     upload_form="JSON list of {questionId, answer}",

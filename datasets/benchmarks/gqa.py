@@ -8,18 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llavaflow.datasets.benchmarks._benchmark import (
-    Benchmark,
-    Item,
-    Judge,
-    Mark,
-    Options,
-    Pair,
-    Scored,
-    by_marks,
-    grouped,
-    mean,
-)
+from llavaflow.datasets.benchmarks._benchmark import Benchmark, Item, Mark, Metrics, Options, Pair, grouped, pooled
 from llavaflow.datasets.benchmarks._files import find, load
 from llavaflow.datasets.benchmarks._join import asked, usual_names
 from llavaflow.datasets.benchmarks._vqa import write_upload
@@ -66,15 +55,13 @@ def _rule(item: Item, text: str) -> Mark:
     return Mark(value=float(read == item.gold), read=read)
 
 
-def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    marks = by_marks(_rule)(pairs)
+def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
     halves = grouped(pairs, marks, lambda item: ("open" if item.group == OPEN else "binary") if item.group else "")
-    metrics = {
+    return {
         **halves,
         "structural": grouped(pairs, marks, lambda item: item.group),
         "semantic": grouped(pairs, marks, lambda item: str(item.meta.get("semantic", ""))),
     }
-    return Scored(score=mean(mark.value for mark in marks), marks=marks, metrics=metrics)
 
 
 def _upload(pairs: Sequence[Pair], out: Path) -> None:
@@ -90,7 +77,7 @@ BENCHMARK = Benchmark(
     source="LLaVA convert_gqa_for_eval.py and GQA eval.py (binary: verify, logical, choose, compare; open: query)",
     column="GQA",
     read=_read,
-    mark=_mark,
+    mark=pooled(_rule, _metrics),
     names=usual_names,
     upload=_upload,
     upload_form="JSON list of {questionId, prediction} for GQA's eval.py",

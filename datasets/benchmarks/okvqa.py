@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from llavaflow.datasets.benchmarks._benchmark import Item, Options, variant
-from llavaflow.datasets.benchmarks._vqa import read_vqa
+from llavaflow.datasets.benchmarks._benchmark import variant
+from llavaflow.datasets.benchmarks._vqa import vqa_reader
 from llavaflow.datasets.benchmarks.vqav2 import BENCHMARK as VQAV2
-
-
-def _read(gold: Path, options: Options) -> list[Item]:
-    return read_vqa(gold, options, "mscoco_val2014_annotations.json", "*annotations*.json", "*.json", "*.jsonl")
-
 
 BENCHMARK = variant(
     VQAV2,
@@ -20,7 +13,7 @@ BENCHMARK = variant(
     layout="mscoco_val2014_annotations.json, with OpenEnded_mscoco_val2014_questions.json beside it",
     source="GT-Vision-Lab/VQA vqaEval.py on the field `answer`; metrics.always_normalised: lmms-eval ok_vqa/utils.py",
     column=None,
-    read=_read,
+    read=vqa_reader("mscoco_val2014_annotations.json"),
     upload=None,
     upload_form="",
 )

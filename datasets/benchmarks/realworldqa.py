@@ -8,18 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llavaflow.datasets.benchmarks._benchmark import (
-    Benchmark,
-    Item,
-    Judge,
-    Mark,
-    Options,
-    Pair,
-    Scored,
-    by_marks,
-    grouped,
-    mean,
-)
+from llavaflow.datasets.benchmarks._benchmark import Benchmark, Item, Mark, Metrics, Options, Pair, grouped, pooled
 from llavaflow.datasets.benchmarks._choices import best_letter
 from llavaflow.datasets.benchmarks._files import Row, find, rows
 from llavaflow.datasets.benchmarks._join import names_of, usual_names
@@ -57,10 +46,8 @@ def _rule(item: Item, text: str) -> Mark:
     return Mark(value=float(open_reply == item.gold.lower()), read=open_reply)
 
 
-def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    marks = by_marks(_rule)(pairs)
-    metrics = {"by_form": grouped(pairs, marks, lambda item: item.group)}
-    return Scored(score=mean(mark.value for mark in marks), marks=marks, metrics=metrics)
+def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
+    return {"by_form": grouped(pairs, marks, lambda item: item.group)}
 
 
 BENCHMARK = Benchmark(
@@ -75,6 +62,6 @@ BENCHMARK = Benchmark(
     source="lmms-eval realworldqa/utils.py and _task_utils/mcq_extract.py",
     column="RealWorldQA",
     read=_read,
-    mark=_mark,
+    mark=pooled(_rule, _metrics),
     names=usual_names,
 )

@@ -20,6 +20,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
     by_marks,
     grouped,
     mean,
+    score_of,
 )
 from llavaflow.datasets.benchmarks._files import find, find_all, load
 from llavaflow.datasets.benchmarks._join import usual_names
@@ -104,7 +105,7 @@ def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Score
     metrics = {
         "all": everything,
         "n_img": len(pictured),
-        "lmms_eval_all": mean(mark.value for mark in by_marks(_lmms_eval)(pairs)),
+        "lmms_eval_all": score_of(pairs, _lmms_eval),
         "subject": grouped(pairs, marks, lambda item: item.group),
         "grade": grouped(pairs, marks, lambda item: str(item.meta.get("grade") or "")),
     }

@@ -13,14 +13,14 @@ from pathlib import Path
 from llavaflow.datasets.benchmarks._benchmark import (
     Benchmark,
     Item,
-    Judge,
     Mark,
+    Metrics,
     Options,
     Pair,
-    Scored,
-    by_marks,
     grouped,
     mean,
+    pooled,
+    score_of,
 )
 from llavaflow.datasets.benchmarks._files import find, load
 from llavaflow.datasets.benchmarks._join import usual_names
@@ -66,18 +66,15 @@ def _lmms_eval(item: Item, text: str) -> Mark:
     return Mark(value=float(read.lower() == item.gold.lower()), read=read)
 
 
-def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    marks = by_marks(_rule)(pairs)
+def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
     kinds = grouped(pairs, marks, lambda item: item.group)
-    score = mean(mark.value for mark in marks)
-    metrics = {
-        "all": score,
+    return {
+        "all": mean(mark.value for mark in marks),
         **kinds,
         "rows": {kind: sum(pair.item.group == kind for pair in pairs) for kind in kinds},
-        "lmms_eval_first_letter": mean(mark.value for mark in by_marks(_lmms_eval)(pairs)),
+        "lmms_eval_first_letter": score_of(pairs, _lmms_eval),
         "dimensions": grouped(pairs, marks, lambda item: str(item.meta["dimension"])),
     }
-    return Scored(score=score, marks=marks, metrics=metrics)
 
 
 def _upload(pairs: Sequence[Pair], out: Path) -> None:
@@ -94,7 +91,7 @@ BENCHMARK = Benchmark(
     source="LLaVA convert_seed_for_submission.py; metrics.lmms_eval_first_letter: lmms-eval seedbench/utils.py",
     column="SEED",
     read=_read,
-    mark=_mark,
+    mark=pooled(_rule, _metrics),
     names=usual_names,
     upload=_upload,
     upload_form="JSON lines of {question_id, prediction} over all questions",

@@ -13,16 +13,16 @@ from llavaflow.datasets.benchmarks._benchmark import (
     Answer,
     Benchmark,
     Item,
-    Judge,
+    Mark,
+    Metrics,
     Options,
     Pair,
-    Scored,
-    by_marks,
-    mean,
+    pooled,
+    score_of,
 )
 from llavaflow.datasets.benchmarks._evalai import HUMANS, processed
 from llavaflow.datasets.benchmarks._join import asked, question_of
-from llavaflow.datasets.benchmarks._vqa import always_normalised, read_vqa, score_of, vqa_official
+from llavaflow.datasets.benchmarks._vqa import always_normalised, read_vqa, vqa_official
 from llavaflow.infra.errors import InputError
 
 OCR_LINE = "Reference OCR token:"
@@ -49,13 +49,11 @@ def _names(answer: Answer) -> Iterator[str]:
     yield answer.id
 
 
-def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    marks = by_marks(always_normalised(processed))(pairs)
-    metrics = {
+def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
+    return {
         "vqa_official_as_given": score_of(pairs, vqa_official),
         "vqa_official_after_processor": score_of(pairs, lambda item, text: vqa_official(item, processed(text))),
     }
-    return Scored(score=mean(mark.value for mark in marks), marks=marks, metrics=metrics)
 
 
 BENCHMARK = Benchmark(
@@ -67,6 +65,6 @@ BENCHMARK = Benchmark(
     source="LLaVA m4c_evaluator.py and eval_textvqa.py (lmms-eval agrees; its default prompt has no OCR tokens)",
     column="TextVQA",
     read=_read,
-    mark=_mark,
+    mark=pooled(always_normalised(processed), _metrics),
     names=_names,
 )

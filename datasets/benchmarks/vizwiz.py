@@ -13,13 +13,14 @@ from pathlib import Path
 from llavaflow.datasets.benchmarks._benchmark import (
     Benchmark,
     Item,
-    Judge,
+    Mark,
+    Metrics,
     Options,
     Pair,
-    Scored,
-    by_marks,
     grouped,
     mean,
+    pooled,
+    score_of,
 )
 from llavaflow.datasets.benchmarks._evalai import processed
 from llavaflow.datasets.benchmarks._join import usual_names
@@ -27,7 +28,6 @@ from llavaflow.datasets.benchmarks._vqa import (
     always_normalised,
     official_by_records,
     read_vqa,
-    score_of,
     vqa_official,
     write_upload,
 )
@@ -38,16 +38,14 @@ def _read(gold: Path, options: Options) -> list[Item]:
     return read_vqa(gold, options, "val.json", "*annotations*.json", "*.json", "*.jsonl")
 
 
-def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
-    marks = by_marks(always_normalised(processed))(pairs)
-    metrics = {
+def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
+    return {
         "vqa_official_with_ids": score_of(pairs, vqa_official),
         "vqa_official_without_ids": mean(
             official_by_records(pair.item, pair.text) if pair.answer else 0.0 for pair in pairs
         ),
         "by_type": grouped(pairs, marks, lambda item: item.group),
     }
-    return Scored(score=mean(mark.value for mark in marks), marks=marks, metrics=metrics)
 
 
 def _upload(pairs: Sequence[Pair], out: Path) -> None:
@@ -71,7 +69,7 @@ BENCHMARK = Benchmark(
     source="lmms-eval vizwiz_vqa/utils.py; metrics.vqa_official_*: VQA vqaEval.py with and without answer ids",
     column="VizWiz",
     read=_read,
-    mark=_mark,
+    mark=pooled(always_normalised(processed), _metrics),
     names=usual_names,
     upload=_upload,
     upload_form="JSON list of {image, answer} over all images of the split, answers processed, missing ones ''",

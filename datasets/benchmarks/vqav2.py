@@ -8,30 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llavaflow.datasets.benchmarks._benchmark import (
-    Benchmark,
-    Item,
-    Judge,
-    Mark,
-    Options,
-    Pair,
-    Scored,
-    grouped,
-    mean,
-)
+from llavaflow.datasets.benchmarks._benchmark import Benchmark, Judge, Mark, Options, Pair, Scored, grouped, mean
 from llavaflow.datasets.benchmarks._evalai import flatten, official, processed, soft_score
 from llavaflow.datasets.benchmarks._join import usual_names
 from llavaflow.datasets.benchmarks._vqa import (
     in_upload_form,
     normal_humans,
     official_value,
-    read_vqa,
+    vqa_reader,
     write_upload,
 )
-
-
-def _read(gold: Path, options: Options) -> list[Item]:
-    return read_vqa(gold, options, "v2_mscoco_val2014_annotations.json", "*annotations*.json", "*.json", "*.jsonl")
 
 
 def mark_vqa(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
@@ -81,7 +67,7 @@ BENCHMARK = Benchmark(
     ),
     source="GT-Vision-Lab/VQA vqaEval.py; LLaVA convert_vqav2_for_submission.py; metrics.always_normalised: lmms-eval",
     column="VQAv2",
-    read=_read,
+    read=vqa_reader("v2_mscoco_val2014_annotations.json"),
     mark=mark_vqa,
     names=usual_names,
     upload=_upload,
