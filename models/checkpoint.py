@@ -28,7 +28,13 @@ from llavaflow.models.weights import read_config, read_state, weight_files
 if TYPE_CHECKING:
     import torch
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 # the tables that may have grown by added tokens
 GROWN = ("model.embed_tokens.weight", "lm_head.weight")
 # kept in weights by older transformers, computed by newer

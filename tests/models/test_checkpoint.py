@@ -74,17 +74,22 @@ def test_delta_is_added_to_the_base(tmp_path: Path) -> None:
         "model.norm.weight": torch.randn(3).half(),
         "model.mm_projector.weight": torch.randn(3, 2).half(),
         "model.mm_projector.bias": torch.randn(3).half(),
+        # stored when the deltas were made, computed today
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.randn(2),
     }
     for name, state in (("base", base), ("delta", delta)):
         (tmp_path / name).mkdir()
         save_file(state, tmp_path / name / "model.safetensors")
         (tmp_path / name / "config.json").write_text(json.dumps({"hidden_size": 3}), "utf-8")
+    (tmp_path / "delta" / "added_tokens.json").write_text('{"<im_start>": 4, "<im_end>": 5}', "utf-8")
     checkpoint.apply_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "out")
+    assert (tmp_path / "out" / "added_tokens.json").is_file()
     total = load_file(tmp_path / "out" / "model.safetensors")
     table = delta["model.embed_tokens.weight"].clone()
     table[:4] += base["model.embed_tokens.weight"]
     assert torch.equal(total["model.embed_tokens.weight"], table)
     assert torch.equal(total["model.mm_projector.weight"], delta["model.mm_projector.weight"])
+    assert set(total) == {name for name in delta if "inv_freq" not in name}
     save_file(delta | {"model.extra": torch.zeros(1)}, tmp_path / "delta" / "model.safetensors")
     with pytest.raises(InputError, match="model.extra"):
         checkpoint.apply_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "out2")
