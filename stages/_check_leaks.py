@@ -62,6 +62,8 @@ class EvaluationSets:
                 yield "question-in-evaluation-set", question
 
     def _add(self, path: Path) -> None:
+        if path.is_dir() and self.images is None:
+            raise InputError(f"to compare with the images in {path}, give the folder of the training images (--images)")
         if path.is_dir():
             files = [entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES]
             for entry in files:

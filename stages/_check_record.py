@@ -69,10 +69,17 @@ def parse(raw: Any, number: int) -> Record:
         raise Fault("malformed-record", f"entry {raw[0]!r} of a mapping: the file must hold a list of records")
     if not isinstance(raw, dict):
         raise Fault("malformed-record", f"a mapping is expected, not {type(raw).__name__}")
-    turns = raw.get("conversations")
-    if not isinstance(turns, list):
+    talk = raw.get("conversations")
+    if not isinstance(talk, list):
         raise Fault("malformed-record", "field 'conversations' is missing or not a list")
-    return Record(number, name_of(raw, number), _images(raw.get("image")), [_turn(turn) for turn in turns])
+    try:
+        turns = [(ROLES[turn["from"]], turn["value"]) for turn in talk]
+        if not all([type(text) is str for _, text in turns]):
+            raise TypeError
+    except (KeyError, TypeError):
+        # one by one, for the sake of the message
+        turns = [_turn(turn) for turn in talk]
+    return Record(number, name_of(raw, number), _images(raw.get("image")), turns)
 
 
 def name_of(raw: Any, number: int) -> str:
@@ -97,6 +104,8 @@ def _turn(turn: Any) -> tuple[str, str]:
 def _images(raw: Any) -> tuple[str, ...]:
     if not raw:
         return ()
+    if type(raw) is str:
+        return (raw,)
     names = (raw,) if isinstance(raw, str) else raw
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise Fault("malformed-record", "field 'image' is not a path or a list of paths")

@@ -6,12 +6,10 @@ files again: that takes minutes at full size, and no state has to be trusted.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -102,18 +100,6 @@ class Spool:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Pause the cycle collector: it would walk millions of records, over and over, and they hold no cycles."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def spool(name: str, source_name: str, given: Input, pictures: Pictures | None, work: Path, reading: Reading) -> Spool:

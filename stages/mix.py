@@ -27,8 +27,9 @@ from llavaflow.datasets._source import Reading, source
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.stages._collection import no_collection
 from llavaflow.stages._mix_card import write_cards
-from llavaflow.stages._mix_part import Input, Pictures, Spool, no_collection, pictures_of, spool
+from llavaflow.stages._mix_part import Input, Pictures, Spool, pictures_of, spool
 from llavaflow.stages._mix_write import Picked, write_images, write_records
 from llavaflow.stages._stage import Stage
 

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.slow
 IMAGES = 1_000_000
 PLANTED = 20_000
 CAPTIONS = 3_000_000
+# a third of the pairs in a third of the memory: comparing looks grows faster than their number
+PAIRS = 1_000_000
 
 
 def measured(body: str, *args: str) -> dict[str, Any]:
@@ -87,7 +89,7 @@ root, rng = Path(sys.argv[1]), random.Random(0)
 weights = np.cumsum([1 / (n + 1) for n in range(40000)]).tolist()
 empty = dict.fromkeys(("filter", "reason", "detail", "signals"))
 with ledger_writer(root) as ledger, (root / "findings").open("wb") as findings:
-    for number in range({CAPTIONS}):
+    for number in range({PAIRS}):
         a, b, c = (f"thing{{n}}" for n in rng.choices(range(40000), cum_weights=weights, k=3))
         id, digest = f"{{number:016x}}", f"{{rng.getrandbits(256):064x}}"
         ledger.add({{**empty, "id": id, "url": f"http://images.example.test/{{number // 1000:06d}}/{{id}}.jpg",
@@ -116,7 +118,7 @@ def test_three_million_captions() -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_a_chain_of_filters_over_three_million_pairs(tmp_path: Path) -> None:
+def test_a_chain_of_filters_over_a_million_pairs(tmp_path: Path) -> None:
     """Deciding with everything measured: what the stage itself holds, beside its workers."""
     report = measured(CHAIN, str(tmp_path))
-    assert report["pairs"] == CAPTIONS and report["dropped"] >= 4 and report["gib"] < 4
+    assert report["pairs"] == PAIRS and report["dropped"] >= 4 and report["gib"] < 4 * PAIRS / CAPTIONS

@@ -21,7 +21,7 @@ from llavaflow.datasets._source import Reading, source, source_names
 from llavaflow.infra.errors import InputError
 
 ODD = (None, "zz", -7, [], {}, 1.5, True)
-DAMAGES = 24
+DAMAGES = 16
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -344,6 +344,8 @@ def test_an_evaluation_image_in_other_bytes_is_told(tmp_path: Path, capsys: pyte
     code, told, _ = pipeline(capsys, *args)
     like = [example["id"] for example in told["examples"] if example["kind"] == "like-evaluation-image"]
     assert (code, like, told["errors"]) == (0, ["same.jpg"], {})
+    code, _, err = pipeline(capsys, "data", "check", tmp_path / "my.json", "--against", exam)
+    assert code == 2 and "give the folder of the training images" in err
 
 
 def test_leaks_are_found_in_every_published_form_of_questions(
