@@ -11,7 +11,7 @@ A pair is shown as the record that stage 1 makes of it: `<image>`, and the text 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ DATA, LEDGER = "data.jsonl", "ledger.parquet"
 # what lies beside the data of an artifact
 _OURS = (INDEX, TABLE)
 # more than any reader of rows holds before it looks at their images
-_KEPT = 1024
+_ROWS_KEPT = 512
 
 
 class Images(Protocol):
@@ -40,19 +40,17 @@ class Images(Protocol):
 
 
 class PassingImages:
-    """The images of rows that carry their own: the last ones stay, so that a row can be looked at when it was read."""
+    """The images of rows that carry their own: those of the last rows stay, so that what was read can be looked at."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._rows: deque[dict[str, bytes]] = deque(maxlen=_ROWS_KEPT)
 
-    def put(self, name: str, data: bytes) -> None:
-        self._kept[name] = data
-        self._kept.move_to_end(name)
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+    def put(self, images: dict[str, bytes]) -> None:
+        """Keep the images of the next row."""
+        self._rows.append(images)
 
     def load(self, name: str) -> bytes | None:
-        return self._kept.get(name)
+        return next((row[name] for row in reversed(self._rows) if name in row), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +122,7 @@ def _shards(path: Path, given: ImageFolder | None) -> Records:
     def passed() -> Iterator[Any]:
         for sample in read_shards(path):
             record = {"id": sample.key, "image": f"{sample.key}.{sample.extension}", **sample.meta}
-            passing.put(str(record["image"]), sample.image)
+            passing.put({str(record["image"]): sample.image})
             if "conversations" not in record:
                 said = (record[key] for key in ("caption", "text", "TEXT") if isinstance(record.get(key), str))
                 record = _pair(str(record["id"]), str(record["image"]), sample.text or next(said, ""))
@@ -143,8 +141,8 @@ def _tables(path: Path, files: list[Path], given: ImageFolder | None) -> Records
     return Records(path=path, form="parquet", rows=passed, images=given or passing)
 
 
-def next_rows(file: Path, put: Callable[[str, bytes], None] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet of LLaVA-NeXT, with the names of their images; `put` gets the bytes, else none are read.
+def next_rows(file: Path, put: Callable[[dict[str, bytes]], None] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet of LLaVA-NeXT with the names of their images; without `put` for the bytes, none are read.
 
     Its image column holds {bytes, path}, or a list of them; a picture without a path is named after its record.
     """
@@ -152,15 +150,19 @@ def next_rows(file: Path, put: Callable[[str, bytes], None] | None = None) -> It
     for row in read_rows(file, columns, batch=64 if put else 512):
         held = row.pop("image", None)
         pictures = held if isinstance(held, list) else [held] if held else []
-        names = []
-        for number, picture in enumerate(pictures):
-            name = _name(picture) or f"{row.get('id')}{f'_{number}' if number else ''}.jpg"
-            names.append(name)
-            if put and isinstance(picture, Mapping) and isinstance(picture.get("bytes"), bytes):
-                put(name, picture["bytes"])
+        names = [
+            _name(picture) or f"{row.get('id')}{f'_{number}' if number else ''}.jpg"
+            for number, picture in enumerate(pictures)
+        ]
+        if put:
+            put({name: picture["bytes"] for name, picture in zip(names, pictures, strict=True) if _has_bytes(picture)})
         if names:
             row["image"] = names if isinstance(held, list) else names[0]
         yield row
+
+
+def _has_bytes(picture: Any) -> bool:
+    return isinstance(picture, Mapping) and isinstance(picture.get("bytes"), bytes)
 
 
 def _name(picture: Any) -> str:

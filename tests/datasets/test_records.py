@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def test_rows_with_several_pictures(tmp_path: Path) -> None:
     ((row, data),) = seen(records)
     assert row["image"] == ["1.png", "m_1.jpg"] and data == b"one"
     assert records.images and records.images.load("m_1.jpg") == b"two"
+
+
+def test_pictures_stay_until_a_batch_of_rows_is_looked_at(tmp_path: Path) -> None:
+    many = [{"bytes": b"%d" % number, "path": f"{number}.png"} for number in range(9)]
+    rows = [
+        {"id": str(n), "conversations": TALK, "image": [{**each, "path": f"{n}/{each['path']}"} for each in many]}
+        for n in range(700)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    records = open_records(tmp_path / "m.parquet")
+    read = list(islice(records.rows(), 600))
+    assert records.images and all(records.images.load(name) for row in read[-256:] for name in row["image"])
+    assert records.images.load("0/0.png") is None, "but not for ever"
 
 
 def test_webdataset_tars_with_captions_or_conversations(tmp_path: Path) -> None:
