@@ -86,7 +86,7 @@ def projector_of(path: Path) -> projectors.Projector:
             vision_width=vision.get("hidden_size") or vision.get("hidden_sizes", [1024])[-1],
             language_width=text.get("hidden_size") or text.get("d_model", 4096),
         )
-    return projectors.parse(read_state(path), str(path)).projector
+    return projectors.parse(read_state(path), str(path), config.get(llavas.PROJECTOR_KEY)).projector
 
 
 def convert(source: Path, out: Path, form: str, vision: str | None) -> None:

@@ -44,13 +44,14 @@ def from_original(source: Path, vision: str | None) -> Llava:
     import torch
 
     config, state = read_config(source), read_state(source)
-    file = projectors.parse(state, str(source))
+    file = projectors.parse(state, str(source), config.get(llavas.PROJECTOR_KEY))
     llava = join(config, str(source), vision, file)
     model = llava.model.model
     projectors.check_fits(file.projector, llava.projector, str(source))
-    dtype = model.multi_modal_projector.linear_1.weight.dtype
-    layers = projectors.to_transformers(file)
-    model.multi_modal_projector.load_state_dict({key: value.to(dtype) for key, value in layers.items()})
+    if file.projector.depth:
+        dtype = model.multi_modal_projector.linear_1.weight.dtype
+        layers = projectors.to_transformers(file)
+        model.multi_modal_projector.load_state_dict({key: value.to(dtype) for key, value in layers.items()})
     trained = {
         key.partition(TOWER)[2].removeprefix("vision_model."): value for key, value in state.items() if TOWER in key
     }

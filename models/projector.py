@@ -87,14 +87,19 @@ def read(path: Path) -> ProjectorFile:
     return parse(read_file(path), str(path))
 
 
-def parse(state: Mapping[str, torch.Tensor], where: str) -> ProjectorFile:
-    """A state dict in upstream's naming as a ProjectorFile."""
+def parse(state: Mapping[str, torch.Tensor], where: str, declared: str | None = None) -> ProjectorFile:
+    """A state dict in upstream's naming as a ProjectorFile. `declared`: the type by a configuration, which alone tells
+    of a projector without weights."""
     layers: State = {}
     for key, value in state.items():
         match = _KEY.search(key)
         if match:
             layers[f"{match.group(1) or 0}.{match.group(2)}"] = value
     rows = next((value for key, value in state.items() if key.endswith(TABLES)), None)
+    if not layers and declared == "identity" and rows is not None:
+        width = int(rows.shape[1])
+        same = Projector(kind=declared, vision_width=width, language_width=width)
+        return ProjectorFile(projector=same, state={}, embeddings=rows)
     if not layers:
         raise InputError(f"{where} holds no mm_projector weights; its keys: {', '.join(sorted(state)[:6])}")
     return ProjectorFile(projector=_infer(layers, state, where), state=layers, embeddings=rows)

@@ -71,6 +71,21 @@ def test_a_convnext_tower_lies_apart_in_the_original_layout(
     assert same(again, made) and again.image_rule == made.image_rule
 
 
+def test_no_projector_at_all_is_told_by_the_configuration(pipeline: Any, toy_foundation: Path, tmp_path: Path) -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    shape = {"hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    CLIPVisionModel(CLIPVisionConfig(**shape, image_size=28, patch_size=14)).save_pretrained(tmp_path / "clip")
+    made = llava.build(str(tmp_path / "clip"), str(toy_foundation / "language"), Design(projector="identity"))
+    llava.save(made, tmp_path / "hf")
+    told = pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "original", "--to", "original", "--json")
+    assert told.json["projector"] == "identity 48 -> 48"
+    arguments = (tmp_path / "original", tmp_path / "again", "--to", "hf", "--vision", tmp_path / "clip")
+    assert pipeline("checkpoint", "convert", *arguments).code == 0
+    again = llava.load(str(tmp_path / "again"))
+    assert same(again, made) and again.projector == made.projector
+
+
 def test_mpt_goes_under_its_own_names(
     pipeline: Any, toy_foundation: Path, toy_language: Callable[[str], Path], tmp_path: Path
 ) -> None:
