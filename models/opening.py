@@ -31,8 +31,8 @@ def open_checkpoint(
         lora.merge_folder(llava, path)
     else:
         raise InputError(
-            f"{path} holds a projector and no whole model. A pretrain stage leaves no more than that: take a finetune or "
-            "publish stage, or an adapter with its base."
+            f"{path} holds a projector and no whole model. A pretrain stage leaves no more than that: take a finetune "
+            "or publish stage, or an adapter with its base."
         )
     if precision is not None:
         import torch
