@@ -90,7 +90,7 @@ def agrees(attention: str, device: str) -> bool:
 
 
 def _pieces(row: torch.Tensor) -> list[torch.Tensor]:
-    return list(torch.split(row, _CHECKED, dim=1))
+    return list(torch.split(row, list(_CHECKED), dim=1))
 
 
 def _seen(
