@@ -3,7 +3,8 @@
     finetune.learning_rate=1e-3      finetune.lora=none          data.file=my.json
     filter.filters[3].threshold=0.3  evaluate.benchmarks=pope,gqa
 
-A path walks into nested dataclasses and tuple items, never into another stage: that is set under its own name.
+A path walks into nested dataclasses and tuple items, never into another stage: that is set under its own name. A part
+that is none begins with its defaults (evaluate.review.model=gpt-4 gives llava15 a judge).
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def _replaced(value: Any, annotation: Any, steps: list[str | int], text: str, ta
     if isinstance(value, Stage):
         raise InputError(f"{target} leads into another stage of the recipe. Set that stage's field under its own name.")
     step, rest = steps[0], steps[1:]
+    if value is None:
+        value = _by_default(annotation)
     if isinstance(value, (list, tuple)) and str(step).isdigit():
         if int(step) >= len(value):
             raise InputError(f"{target}: there are {len(value)} items, numbered from 0.")
@@ -86,6 +89,17 @@ def _replaced(value: Any, annotation: Any, steps: list[str | int], text: str, ta
             raise unknown("key", str(step), map(str, value), target)
         return {**value, step: _replaced(value[step], type(value[step]), rest, text, target)}
     raise InputError(f"{target}: {value!r} has no part named '{step}'.")
+
+
+def _by_default(annotation: Any) -> object:
+    """What an optional part is before one of its fields is set; None for a part that has no defaults."""
+    for option in get_args(annotation):
+        if dataclasses.is_dataclass(option) and isinstance(option, type):
+            try:
+                return option()
+            except TypeError:
+                continue
+    return None
 
 
 def _item_type(annotation: Any, item: object) -> Any:

@@ -27,7 +27,6 @@ from llavaflow.stages._local_judge import TITLE, LocalJudge
 
 # upstream's rule for the benchmark, and what its review files write before a category
 RULES = {"llava-bench-coco": ("coco", ""), "llava-bench-wild": ("wild", "llava_bench_")}
-REVIEWED = (*RULES, "mmvet")
 CATEGORIES = ("conv", "detail", "complex")
 AT_ONCE = 8
 
@@ -107,11 +106,7 @@ def open_reviewer(judging: Judging, ledger: Path, budget: Budget | None = None) 
             endpoint, title = Endpoint(base_url=stack.enter_context(LocalJudge()).base_url, api_key=NO_KEY), TITLE
         else:
             endpoint, title = service_of_environment(judging.model, LOCAL)
-            if budget.max_usd is not None and not (judging.input_usd or judging.output_usd):
-                raise InputError(
-                    f"a limit of {budget.max_usd:,.2f} USD needs prices: set input_usd and output_usd of the judge to "
-                    f"what a million tokens of {judging.model} cost, or limit tokens instead."
-                )
+            price.check(budget, judging.model)
         requests = stack.enter_context(RequestLedger(ledger, price=price, budget=budget))
         yield Reviewer(judging, endpoint, title, requests)
 
@@ -121,8 +116,8 @@ def write_reviewed(benchmark: Benchmark, pairs: Sequence[Pair], reviewer: Review
 
     Raises InputError for a benchmark that no judge reviews, and for gold without what a review needs.
     """
-    if benchmark.name not in REVIEWED:
-        raise InputError(f"{benchmark.name} is not reviewed by a judge; these are: {', '.join(REVIEWED)}.")
+    if not benchmark.judged:
+        raise InputError(f"{benchmark.name} is scored by its rule and needs no judge: {benchmark.rule}")
     out.mkdir(parents=True, exist_ok=True)
     judging = reviewer.judging
     if benchmark.name == "mmvet":
@@ -142,7 +137,7 @@ def score_judged(
     """Score an answer file with a judge; ledger and reviews stay beside it, and what is there is not asked again."""
     joined = benchmark.join(given, gold, options)
     with open_reviewer(judging, answers.with_name(f"{answers.name}.judge.jsonl")) as reviewer:
-        if benchmark.name in REVIEWED and not options.reviews:
+        if benchmark.judged and not options.reviews:
             out = answers.with_name(f"{answers.name}.reviews")
             options = replace(options, reviews=write_reviewed(benchmark, joined.pairs, reviewer, out))
         found = benchmark.result(joined.pairs, options, reviewer, notes=joined.notes, unknown_ids=joined.unknown)

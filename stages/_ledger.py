@@ -24,7 +24,7 @@ from types import TracebackType
 
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.context import Budget
-from llavaflow.infra.errors import BudgetExceeded
+from llavaflow.infra.errors import BudgetExceeded, InputError
 from llavaflow.infra.fingerprint import canonical, digest
 from llavaflow.stages._jsonl import JsonLines
 
@@ -40,6 +40,14 @@ class Price:
 
     input_usd: float = 0.0
     output_usd: float = 0.0
+
+    def check(self, budget: Budget, model: str) -> None:
+        """Raises InputError when money is limited and nobody has said what the model costs."""
+        if budget.max_usd is not None and not (self.input_usd or self.output_usd):
+            raise InputError(
+                f"a limit of {budget.max_usd:,.2f} USD needs prices: set input_usd and output_usd to what a million "
+                f"tokens of {model} cost, or limit tokens instead."
+            )
 
     def of(self, input_tokens: int, output_tokens: int) -> float:
         return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1e6

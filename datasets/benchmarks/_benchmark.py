@@ -153,6 +153,8 @@ class Benchmark:
     unit: str = "percent"
     upload: Upload | None = None
     upload_form: str = ""
+    # whether nothing but a judge can score it
+    judged: bool = False
     # said where answers and gold do not match: the editions of the gold that exist
     editions: str = ""
 

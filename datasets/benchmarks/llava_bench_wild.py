@@ -128,6 +128,7 @@ BENCHMARK = Benchmark(
     source="LLaVA eval_gpt_review_bench.py and summarize_gpt_review.py",
     column="LLaVA-W",
     unit="percent of the reference",
+    judged=True,
     read=reader(
         _caption, ("questions.jsonl", "*questions*.jsonl"), ("answers_gpt4.jsonl", "*gpt4*.jsonl"), ("context*.jsonl",)
     ),

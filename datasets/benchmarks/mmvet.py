@@ -191,6 +191,7 @@ BENCHMARK = Benchmark(
     ),
     source="MM-Vet evaluator (few-shot grader); LLaVA convert_mmvet_for_eval.py",
     column="MM-Vet",
+    judged=True,
     read=_read,
     mark=_mark,
     names=usual_names,

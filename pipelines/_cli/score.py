@@ -67,7 +67,9 @@ def command(
         raise InputError(f"--gold is missing. {bench} reads: {benchmark.layout}.")
     result = None
     if gold is not None and judge_model is None:
-        document |= (result := benchmark.score(given, gold, options)).as_json()
+        # for an upload the gold of a judged benchmark is but the list of its questions
+        if upload is None or reviews or not benchmark.judged:
+            document |= (result := benchmark.score(given, gold, options)).as_json()
     elif gold is not None and judge_model is not None:
         from llavaflow.stages._judging import Judging, score_judged
 

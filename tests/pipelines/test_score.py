@@ -74,6 +74,15 @@ def test_upload_needs_no_gold(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert [row["answer"] for row in json.loads(out.read_text())] == ["red", "blue", ""]
 
 
+def test_upload_of_a_judged_benchmark_asks_no_judge(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question_id": 0, "text": "What?", "image": "v1_0.png"}))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question_id": 0, "prompt": "What?", "text": "two"}))
+    out = tmp_path / "up.json"
+    done = pipeline("mmvet", "--answers", tmp_path / "a.jsonl", "--gold", tmp_path / "q.jsonl", "--upload", out)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text()) == {"v1_0": "two"}
+
+
 def test_judge_by_name_answers_on_loopback(tmp_path: Path) -> None:
     rows = {
         "qa90_questions": {"question_id": 0, "image": "1.jpg", "text": "What is it?", "category": "conv"},

@@ -9,8 +9,11 @@ from typing import Any, Literal
 import pytest
 
 from llavaflow.infra.errors import InputError
+from llavaflow.models.lora import Lora
+from llavaflow.pipelines._catalogue import find_recipe
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.pipelines._settings import apply_settings, parse_value
+from llavaflow.stages._judging import Judging
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,16 @@ def test_a_setting_reaches_nested_fields_and_those_who_hold_the_stage(toy: Recip
 def test_a_wrong_setting_is_refused_with_the_nearest_names(toy: Recipe, assignment: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         apply_settings(toy, [assignment])
+
+
+def test_a_part_that_is_none_begins_with_its_defaults() -> None:
+    recipe = apply_settings(
+        find_recipe("llava15"), ["evaluate.review.model=gpt-4", "evaluate.review.runs=3", "finetune.lora.r=64"]
+    )
+    assert recipe.stage("evaluate").fields()["review"] == Judging(model="gpt-4", runs=3)
+    assert recipe.stage("finetune").fields()["lora"] == Lora(r=64)
+    with pytest.raises(InputError, match="None has no part named 'x'"):
+        apply_settings(find_recipe("llava15"), ["evaluate.min_margin.x=1"])
 
 
 def test_hyphens_are_read_as_underscores(toy: Recipe) -> None:
