@@ -11,8 +11,6 @@ The classes of ours travel inside the checkpoint (`auto_map`): plain transformer
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from llavaflow.infra.errors import InputError
@@ -66,10 +64,9 @@ def classes(name: str) -> tuple[Any, Any]:
 
 
 def form_of(path: str) -> str:
-    """The form of a checkpoint. A local one says so itself: ours may be none that transformers knows by name."""
-    from transformers import AutoConfig
+    """The form of a checkpoint (folder or hub name), read without building its configuration: AutoConfig would ask the
+    user about the code that lies in it, although the classes are here."""
+    from transformers import PretrainedConfig
 
-    file = Path(path) / "config.json"
-    if file.is_file():
-        return str(json.loads(file.read_text("utf-8")).get("model_type"))
-    return str(AutoConfig.from_pretrained(path).model_type)
+    settings, _ = PretrainedConfig.get_config_dict(path)
+    return str(settings.get("model_type"))
