@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -100,12 +101,13 @@ def two_nodes(store: Path) -> Iterator[None]:
     """A Ray cluster of a head and a second node, one worker each; the second is lost on the way."""
     from llavaflow.infra import ray
 
-    os.environ.update(ray.ENVIRONMENT)
+    folder = ray._temporary_folder()
+    (folder / "ray").mkdir()
+    os.environ.update(ray.ENVIRONMENT, RAY_TMPDIR=str(folder))
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": ray.OBJECT_STORE_BYTES}
-    head = {**node, "include_dashboard": False, "temp_dir": str(ray._temporary_folder())}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     second = cluster.add_node(**node)
     os.environ["RAY_ADDRESS"] = cluster.address
 
@@ -123,6 +125,7 @@ def two_nodes(store: Path) -> Iterator[None]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(store: Path, foundation: Path, changes: str, *flags: str) -> None:
