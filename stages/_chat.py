@@ -52,7 +52,7 @@ def service_of_environment(model: str, local: str) -> tuple[Endpoint, str]:
     if base_url is None and not key:
         raise InputError(
             f"no service to ask for {model}: OPENAI_BASE_URL and OPENAI_API_KEY are not set. Set the key, or the "
-            f"address of another OpenAI-compatible service, or take {local}, which runs here and answers by rule."
+            f"address of another OpenAI-compatible service, or take the model {local}, which answers here and by rule."
         )
     host = urlsplit(base_url).hostname if base_url else "api.openai.com"
     return Endpoint(base_url=base_url, api_key=key or NO_KEY), f"{model} at {host}"

@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from llavaflow.datasets._index import IndexWriter, sha256_bytes
 from llavaflow.datasets._sample import Sample, to_llava
@@ -31,7 +30,7 @@ from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.pixels import ImageError, image_size
 from llavaflow.stages._answers import Unusable
 from llavaflow.stages._card import Card, write_card
-from llavaflow.stages._chat import NO_KEY, Chat, Endpoint
+from llavaflow.stages._chat import NO_KEY, Chat, Endpoint, service_of_environment
 from llavaflow.stages._chat_batch import BatchChat
 from llavaflow.stages._jsonl import JsonLines
 from llavaflow.stages._ledger import Price, Reply, Request, RequestLedger
@@ -137,7 +136,8 @@ class Synthesize(Stage):
             with ExitStack() as stack:
                 endpoint, teacher = self._teacher(stack)
                 ctx.log.info("asking %s", teacher)
-                self._check_price(ctx, teacher)
+                if teacher != TITLE:
+                    price.check(ctx.budget, self.model)
                 stack.enter_context(ledger)
                 bar = stack.enter_context(ctx.progress.bar("synthesize", len(requests)))
                 bar.advance(len(requests) - sum(not ledger.settled(request) for request in missing))
@@ -158,24 +158,10 @@ class Synthesize(Stage):
 
     def _teacher(self, stack: ExitStack) -> tuple[Endpoint, str]:
         """Where to ask, and what to call it."""
-        base_url, key = os.environ.get("OPENAI_BASE_URL") or None, os.environ.get("OPENAI_API_KEY")
-        if base_url is None and self.model == MODEL:
+        if not os.environ.get("OPENAI_BASE_URL") and self.model == MODEL:
             local = stack.enter_context(RuleTeacher())
             return Endpoint(base_url=local.base_url, api_key=NO_KEY), TITLE
-        if base_url is None and not key:
-            raise InputError(
-                f"no service to ask for {self.model}: OPENAI_BASE_URL and OPENAI_API_KEY are not set. Set the key, or "
-                f"the address of another OpenAI-compatible service, or model={MODEL} for the local rule-based teacher."
-            )
-        host = urlsplit(base_url).hostname if base_url else "api.openai.com"
-        return Endpoint(base_url=base_url, api_key=key or NO_KEY), f"{self.model} at {host}"
-
-    def _check_price(self, ctx: RunContext, teacher: str) -> None:
-        if ctx.budget.max_usd is not None and teacher != TITLE and not (self.input_usd or self.output_usd):
-            raise InputError(
-                f"a limit of {ctx.budget.max_usd:,.2f} USD needs prices: set synthesize.input_usd and "
-                f"synthesize.output_usd to what a million tokens of {self.model} cost, or limit tokens instead."
-            )
+        return service_of_environment(self.model, MODEL)
 
     def _gate(self, asked: int, bad: Mapping[str, str]) -> None:
         if len(bad) > (1 - self.min_usable) * asked:
