@@ -7,20 +7,20 @@ they come, so an evaluation that is killed goes on with the questions that are l
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from types import TracebackType
+from typing import Any, Literal
 
 from llavaflow.datasets.benchmarks._files import rows
 from llavaflow.infra.errors import StageFailed
 from llavaflow.infra.fingerprint import digest
+from llavaflow.stages._jsonl import JsonLines
 
 Variant = Literal["images", "blank", "shuffled"]
 QUESTIONS = "questions.jsonl"
 IMAGES = "eval/images"
-FLUSH_EVERY = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,43 +86,24 @@ def _another_image(images: Iterable[str], seed: int) -> dict[str, str]:
 
 
 class Ledger:
-    """Answers by question, one JSON line each; a line cut by a kill is dropped."""
+    """Answers by question, as JSON lines of [key, answer]; a line cut by a kill never happened."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.answers = dict(self._read()) if path.exists() else {}
-        self._stream: TextIO | None = None
-        self._unflushed = 0
+        self._lines = JsonLines(path)
+        self.answers: dict[str, str] = dict(self._lines.read())
 
     def __enter__(self) -> Ledger:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = "".join(f"{json.dumps([key, text])}\n" for key, text in self.answers.items())
-        scratch = self.path.with_suffix(".tmp")
-        scratch.write_text(whole, encoding="utf-8")
-        scratch.replace(self.path)
-        self._stream = self.path.open("a", encoding="utf-8")
+        self._lines.__enter__()
         return self
 
     def add(self, key: str, text: str) -> None:
-        assert self._stream is not None, "the ledger is open for writing"
         self.answers[key] = text
-        self._stream.write(f"{json.dumps([key, text])}\n")
-        self._unflushed += 1
-        if self._unflushed >= FLUSH_EVERY:
-            self._stream.flush()
-            self._unflushed = 0
+        self._lines.append([key, text])
 
-    def __exit__(self, *_: object) -> None:
-        assert self._stream is not None, "the ledger is open for writing"
-        self._stream.close()
-
-    def _read(self) -> Iterator[tuple[str, str]]:
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                key, text = json.loads(line)
-            except ValueError:
-                continue
-            yield key, text
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.__exit__(kind, error, trace)
 
 
 def as_row(asked: Asked) -> dict[str, object]:
