@@ -178,9 +178,7 @@ def ledger_writer(root: Path) -> TableWriter:
     return TableWriter(root / LEDGER, pa.schema([(name, pa.string()) for name in texts] + numbers))
 
 
-def _ledger_row(
-    pair: Pair, finding: Finding, status: str, rule: str | None, reason: str | None
-) -> dict[str, Any]:
+def _ledger_row(pair: Pair, finding: Finding, status: str, rule: str | None, reason: str | None) -> dict[str, Any]:
     return {
         "id": pair.id,
         "url": pair.url,
