@@ -141,6 +141,6 @@ def _text_config(name: str) -> Any:
     kind = next((kind for word, kind in ORIGINAL_LANGUAGES.items() if word in architecture), None)
     if kind is None:
         raise InputError(f"{path} has architecture {architecture}; known: {', '.join(ORIGINAL_LANGUAGES)}.")
-    return AutoConfig.for_model(
-        kind, **{key: settings[key] for key in settings if key not in ("model_type", "auto_map")}
-    )
+    # the type of the numbers is that of the weights, whatever was said when the configuration was written
+    foreign = ("model_type", "auto_map", "dtype", "torch_dtype")
+    return AutoConfig.for_model(kind, **{key: value for key, value in settings.items() if key not in foreign})

@@ -60,6 +60,8 @@ def from_original(source: Path, vision: str | None) -> Llava:
             model.vision_tower.load_state_dict(trained)
         if NEWLINE in state:
             model.image_newline.copy_(state[NEWLINE])
+    # a tower of the hub comes in the type it was published in; a checkpoint has one type, and upstream casts it too
+    llava.model.to(llava.model.lm_head.weight.dtype)
     return llava
 
 

@@ -191,7 +191,9 @@ def test_a_delta_becomes_the_model_again(pipeline: Any, toy_foundation: Path, tm
     assert torch.equal(total["model.embed_tokens.weight"], table)
     arguments = (tmp_path / "out", tmp_path / "hf", "--to", "hf", "--vision", toy_foundation / "clip")
     assert pipeline("checkpoint", "convert", *arguments).code == 0
-    assert llava.load(str(tmp_path / "hf")).mark_ids == made.mark_ids
+    again = llava.load(str(tmp_path / "hf"), precision=None)
+    assert again.mark_ids == made.mark_ids
+    assert torch.equal(again.model.get_input_embeddings().weight, table) and again.model.dtype == torch.float16
 
 
 def test_a_file_is_told_to_fit_or_not(pipeline: Any, toy_foundation: Path, tmp_path: Path) -> None:
