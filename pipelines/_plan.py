@@ -26,6 +26,7 @@ NOT_ESTIMATED = {
     "Download": "the servers that hold the images set the pace",
     "Synthesize": "the service's rate limit sets the pace",
     "Judge": "the service's rate limit sets the pace",
+    "ZooWeights": "the hub sets the pace",
     "Evaluate": "the lengths of the answers are not known",
     "Caption": "the number of images that the filters leave is not known",
 }

@@ -72,6 +72,14 @@ class Recipe:
 
         `changes` maps a stage name to its new field values; `fields` are those of the recipe itself.
         """
+        return self._rebuilt(lambda name, stage, renew: _renew_fields(stage, renew, changes.get(name, {})), fields)
+
+    def swap(self, others: Mapping[str, Stage]) -> Self:
+        """This recipe with whole stages replaced by others, and every stage that holds one of them rebuilt."""
+        return self._rebuilt(lambda name, stage, renew: others.get(name) or _renew_fields(stage, renew, {}), {})
+
+    def _rebuilt(self, make: Callable[[str, Stage, Callable[[Any], Any]], Stage], fields: Mapping[str, Any]) -> Self:
+        """`make` gives the new stage for a name and its old stage; it is asked once for each."""
         rebuilt: dict[int, Stage] = {}
 
         def renew(value: Any) -> Any:
@@ -79,7 +87,7 @@ class Recipe:
                 return _map(value, renew)
             if id(value) not in rebuilt:
                 name = next((name for name, stage in self.stages.items() if stage is value or stage == value), "")
-                rebuilt[id(value)] = _renew_fields(value, renew, changes.get(name, {}))
+                rebuilt[id(value)] = make(name, value, renew)
             return rebuilt[id(value)]
 
         stages = {name: renew(stage) for name, stage in self.stages.items()}

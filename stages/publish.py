@@ -1,7 +1,8 @@
 """Publish: the checkpoint as others will get it, with a card that says what made it and how well it does.
 
 The folder holds a Hugging Face checkpoint that plain transformers loads, the stage-1 `mm_projector.bin`, and a
-README.md in the hub's model-card format: data counts, scores with their rule, fingerprints, licence notes.
+README.md in the hub's model-card format: data counts, scores with their rule, ours against the published row of the
+model zoo, fingerprints, licence notes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import ClassVar
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import StageFailed
+from llavaflow.models.zoo import ZOO
+from llavaflow.stages._against_zoo import against, row_for
 from llavaflow.stages._stage import Stage
 
 
@@ -54,13 +57,29 @@ class Publish(Stage):
         _link_or_copy(projector, ctx.out / "mm_projector.bin")
         (ctx.out / "README.md").write_text(self.card(ctx), encoding="utf-8")
         (ctx.out / "lineage.json").write_text(json.dumps(self._lineage(ctx), indent=2) + "\n", encoding="utf-8")
-        scores = dict(ctx.artifact(self.scores).facts) if self.scores else {}
-        return ctx.finish({"files": sum(1 for _ in ctx.out.rglob("*")), "scores": scores.get("scores", {})})
+        name, rows = self._against(ctx)
+        for row in rows:
+            ctx.log.info(
+                "%s: ours %.2f, published %.2f (%s), %+.2f",
+                row["benchmark"], row["ours"], row["published"], name, row["difference"],
+            )  # fmt: skip
+        facts = {"files": sum(1 for _ in ctx.out.rglob("*")), "scores": self._scores(ctx)}
+        return ctx.finish(facts | ({"published_row": name, "against": rows} if rows else {}))
+
+    def _scores(self, ctx: RunContext) -> Mapping[str, Json]:
+        scores: Mapping[str, Json] = ctx.artifact(self.scores).facts.get("scores", {}) if self.scores else {}
+        return scores
+
+    def _against(self, ctx: RunContext) -> tuple[str, list[dict[str, Json]]]:
+        """The row of the model zoo that this model is held against, and a line for each benchmark of both."""
+        name = row_for(ctx.recipe, self.model)
+        return (name, list(against(name, self._scores(ctx)))) if name else ("", [])
 
     def card(self, ctx: RunContext) -> str:
         """The model card: YAML front matter of the hub, then data, scores, lineage and licence notes."""
         from jinja2 import Environment
 
+        name, rows = self._against(ctx)
         template = (files("llavaflow.stages") / "_model_card.md.j2").read_text(encoding="utf-8")
         environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
         return environment.from_string(template).render(
@@ -70,6 +89,8 @@ class Publish(Stage):
             licence_notes=self.licence_notes,
             data=[_row(ctx.artifact(stage)) for stage in self.data],
             scores=list(_scores(ctx.artifact(self.scores).facts)) if self.scores else [],
+            published=ZOO[name].title if rows else "",
+            against=rows,
             lineage=self._lineage(ctx),
         )
 

@@ -28,6 +28,7 @@ INTERRUPTED = 130
 @click.option("--stage", metavar="S", help="Make S and whatever it needs that is missing, nothing after it.")
 @click.option("--only", metavar="S", help="Make S alone; refused if an input is missing.")
 @click.option("--refresh", metavar="S", multiple=True, help="Make a new generation of S (fetches only failed or new).")
+@click.option("--from-zoo", metavar="NAME", help="Start from published weights; see `pipeline list zoo`.")
 @click.option("--set", "settings", metavar="STAGE.FIELD=VALUE", multiple=True, help="Replace one setting; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Refuse to start, or stop, before spending more.")
@@ -40,6 +41,7 @@ def command(
     stage: str | None,
     only: str | None,
     refresh: tuple[str, ...],
+    from_zoo: str | None,
     settings: tuple[str, ...],
     dry_run: bool,
     max_usd: float | None,
@@ -58,7 +60,12 @@ def command(
     from llavaflow.pipelines._settings import apply_settings
     from llavaflow.pipelines._summary import render
 
-    chosen = apply_settings(find_recipe(recipe), settings)
+    chosen = find_recipe(recipe)
+    if from_zoo is not None:
+        from llavaflow.pipelines._from_zoo import start_from_zoo
+
+        chosen = start_from_zoo(chosen, from_zoo)
+    chosen = apply_settings(chosen, settings)
     budget = Budget(max_usd=max_usd, max_tokens=max_tokens)
     run = prepare(chosen, store, machine, stage=stage, only=only, refresh=refresh, budget=budget)
     missing = {name: chosen.stages[name] for name in run.selected if run.resolved[name].artifact is None}

@@ -1,0 +1,94 @@
+"""From zoo: a recipe that starts from published weights, a row of the model zoo in place of the training they end.
+
+A projector takes the place of `pretrain`; a whole model that of `base`, or else of the last training, so that what is
+left of the recipe evaluates and publishes it. Stages that nothing needs any more are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from llavaflow.infra.errors import InputError
+from llavaflow.models.zoo import ZooRow
+from llavaflow.pipelines._recipe import Recipe
+from llavaflow.stages.base import Base
+from llavaflow.stages.publish import Publish
+from llavaflow.stages.train import Train
+from llavaflow.stages.zoo_weights import ZooWeights
+
+
+def start_from_zoo(recipe: Recipe, name: str) -> Recipe:
+    """The recipe on the weights of a row. Raises InputError for an unknown row, or one that does not fit."""
+    weights = ZooWeights(name=name)
+    row = weights.row()
+    target = _target(recipe, name, row)
+    stage = recipe.stages[target]
+    if isinstance(stage, Train) and row.recipe != recipe.name:
+        _check_fit(recipe, target, stage, name, row)
+    if "publish" in recipe.stages:
+        recipe = recipe.replace({"publish": _published(recipe, target, row)})
+    recipe = recipe.swap({target: weights})
+    after = [key for key in recipe.stages if target in recipe.needed_for(key)]
+    kept = set(recipe.needed_for(*after))
+    return dataclasses.replace(
+        recipe,
+        stages={key: value for key, value in recipe.stages.items() if key in kept},
+        notes=f"Starts from {row.weights} ({row.source}). {recipe.notes}".strip(),
+        sources={path: text for path, text in recipe.sources.items() if path.partition(".")[0] in kept - {target}},
+    )
+
+
+def _target(recipe: Recipe, name: str, row: ZooRow) -> str:
+    """The stage whose place the weights take."""
+    wanted = list(_ends(recipe, row))
+    if not wanted:
+        trained = ", ".join(key for key, stage in recipe.stages.items() if isinstance(stage, Train)) or "nothing"
+        raise InputError(
+            f"{recipe.name} has no stage that {name} ({row.form}) could stand for: it trains {trained}. "
+            f"`pipeline show zoo:{name}` tells which recipe makes it."
+        )
+    return wanted[-1]
+
+
+def _ends(recipe: Recipe, row: ZooRow) -> Iterator[str]:
+    for key, stage in recipe.stages.items():
+        projector = isinstance(stage, Train) and stage.trainable == ("mm_projector",)
+        if row.form == "projector":
+            if projector:
+                yield key
+        elif isinstance(stage, Base) or (isinstance(stage, Train) and not projector and _is_made(key, recipe, row)):
+            yield key
+            if isinstance(stage, Base):
+                return
+
+
+def _is_made(key: str, recipe: Recipe, row: ZooRow) -> bool:
+    """Whether a whole model of this row may stand for a training: not the last one if the row ends before it."""
+    return bool(row.finetune_data) or key != "finetune" or "vl-pretrain" not in recipe.stages
+
+
+def _check_fit(recipe: Recipe, target: str, stage: Train, name: str, row: ZooRow) -> None:
+    """Weights of another recipe have the same tower, language model and projector."""
+    has = {
+        "language": (row.language, stage.language.name if stage.language else ""),
+        "vision": (row.tower, stage.vision.name if stage.vision else ""),
+        "projector": (row.projector, stage.projector),
+    }
+    for field, (theirs, ours) in has.items():
+        if theirs != ours:
+            raise InputError(
+                f"{name} does not fit {recipe.name}: its {field} is {theirs}, {target} has {ours}. "
+                f"{f'`{row.recipe}` is the recipe that makes it.' if row.recipe else 'No recipe here makes it.'}"
+            )
+
+
+def _published(recipe: Recipe, target: str, row: ZooRow) -> dict[str, object]:
+    """The fields of `publish` without the data that only the replaced trainings saw."""
+    publish = recipe.stages["publish"]
+    assert isinstance(publish, Publish), "a recipe's stage `publish` is a Publish"
+    stage = recipe.stages[target]
+    if row.form == "projector":
+        seen = stage.data if isinstance(stage, Train) else None
+        return {"data": tuple(data for data in publish.data if data != seen)}
+    return {"data": (), "projector": stage}
