@@ -17,6 +17,11 @@ from llavaflow.stages.train import Train
 
 DELTA = "Upstream released its difference to LLaMA; `pipeline checkpoint apply-delta` adds the two."
 VICUNA_V0 = "Vicuna v0 is a difference to LLaMA too: put the sum under data/."
+BATCH = (
+    "The sources conflict on the batch of the three epochs: 32 in README.md (e9f9baa and v1.0.1), taken here as it is "
+    "of the time of these weights; 128 in scripts/finetune_full_schedule.sh, which came later. "
+    "`--set finetune.global_batch=128` is the script."
+)
 LABELS_V0 = "Labels of template v0 are upstream's, which learn the first two tokens of a question."
 
 
@@ -30,7 +35,7 @@ def _recipe(name: str, model: str, artifact: str, *, first: Train, second: Train
         benchmarks=("scienceqa",) if "ScienceQA" in model else v1.BENCHMARKS,
         licence="other",
         licence_notes=(base.LICENCE_LLAMA_1, *base.LICENCE_DATA),
-        notes=" ".join([DELTA, *([VICUNA_V0, LABELS_V0] if v0 else [])]),
+        notes=" ".join([DELTA, *([BATCH] if second.epochs == 3 else []), *([VICUNA_V0, LABELS_V0] if v0 else [])]),
         sources={
             **v1.cite_legacy("pretrain", first, script),
             **v1.cite_legacy("finetune", second, script),

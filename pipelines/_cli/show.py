@@ -188,7 +188,10 @@ def _zoo(name: str) -> Page:
 
     if name not in ZOO:
         raise unknown("row of the model zoo", name, ZOO, "models/zoo.py")
-    document: dict[str, Json] = {"zoo": name, **asdict(ZOO[name])}
+    row = ZOO[name]
+    document: dict[str, Json] = {"zoo": name, **asdict(row)}
+    if row.recipe and row.form != "delta":
+        document["start_from_it"] = f"pipeline run {row.recipe} --from-zoo {name}"
 
     def render(console: Console) -> None:
         _card(console, {key: value for key, value in document.items() if key not in ("scores", "other")}, ())

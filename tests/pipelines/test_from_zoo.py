@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llavaflow.infra.errors import InputError
+from llavaflow.models.zoo import ZOO
 from llavaflow.pipelines._catalogue import find_recipe
 from llavaflow.pipelines._from_zoo import start_from_zoo
 from llavaflow.stages.zoo_weights import ZooWeights
@@ -66,3 +67,9 @@ def test_the_command_takes_settings_of_the_stage_that_came_in(pipeline: Command,
     assert told.code == 0 and [row["name"] for row in told.json["stages"]] == ["finetune"]
     missing = pipeline("run", "llava15", "--from-zoo", "llava-v1.5-7c")
     assert missing.code == 2 and "llava-v1.5-7b" in missing.err
+
+
+@pytest.mark.parametrize("name", [name for name, row in ZOO.items() if row.recipe and row.form != "delta"])
+def test_every_row_starts_the_recipe_that_makes_it(name: str) -> None:
+    made = start_from_zoo(find_recipe(str(ZOO[name].recipe)), name)
+    assert ZooWeights(name=name) in made.stages.values()
