@@ -16,9 +16,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,11 @@ def furthest(first: dict[str, Any], second: dict[str, Any]) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
-@contextmanager
-def two_nodes(store: Path) -> Iterator[None]:
-    """A Ray cluster of a head and a second node, one worker each; the second is lost on the way."""
+def lose_a_node(store: Path, job: Callable[[], object]) -> None:
+    """Run a job on a head and a second node, one worker each; the second dies on the way and another one joins.
+
+    Ray starts nodes in the main thread alone, so the job has one of its own.
+    """
     from llavaflow.infra import ray
 
     folder = ray._temporary_folder()
@@ -110,18 +112,17 @@ def two_nodes(store: Path) -> Iterator[None]:
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     second = cluster.add_node(**node)
     os.environ["RAY_ADDRESS"] = cluster.address
-
-    def lose() -> None:
-        while not list(store.glob(STATES)):
+    ray.session()
+    thread = threading.Thread(target=job, daemon=True)
+    try:
+        thread.start()
+        while not list(store.glob(STATES)) and thread.is_alive():
             time.sleep(0.02)
         steps = sum(len(path.read_text("utf-8").splitlines()) for path in store.glob(LOGS))
         cluster.remove_node(second, allow_graceful=False)
         print(f"lost a node after {steps} steps", flush=True)
         cluster.add_node(**node)
-
-    threading.Thread(target=lose, daemon=True).start()
-    try:
-        yield
+        thread.join()
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -135,8 +136,11 @@ def main(store: Path, foundation: Path, changes: str, *flags: str) -> None:
     bench = Bench(store=open_store(store))
     stage = finetune(bench, foundation, **changed(changes))
     machine = OneWorker(kind="cpu", cores=2) if "--one-worker" in flags else Machine(kind="cpu", cores=2)
-    with two_nodes(store) if "--lose-a-node" in flags else nullcontext():
-        stage.run(replace(bench.context(stage), machine=machine))
+    run = partial(stage.run, replace(bench.context(stage), machine=machine))
+    if "--lose-a-node" in flags:
+        lose_a_node(store, run)
+    else:
+        run()
 
 
 if __name__ == "__main__":
