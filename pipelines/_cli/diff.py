@@ -114,12 +114,35 @@ def _print_differences(console: Console, document: dict[str, Json]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("", document["a"], document["b"], "sources" if document["of"] == "recipes" else ""):
         table.add_column(column, overflow="fold")
+    alone = _stages_of_one(document) if document["of"] == "recipes" else {}
+    for stage, side in alone.items():
+        cells = ("a stage", "absent") if side == "a" else ("absent", "a stage")
+        table.add_row(Text(stage, style="bold"), *map(Text, cells), Text(""))
     for row in document["differences"]:
+        if row["path"].partition(".")[0] in alone:
+            continue
         sources = [text for text in dict.fromkeys((row.get("source_a"), row.get("source_b"))) if text]
         table.add_row(
             Text(row["path"]), *(Text(str(row[side])) for side in "ab"), Text("; ".join(sources), style="dim")
         )
     console.print(table)
+
+
+def _stages_of_one(document: dict[str, Json]) -> dict[str, str]:
+    """Stages that only one of two recipes has, and which: one line says as much as all of their settings."""
+    from llavaflow.infra.identity import ABSENT
+
+    missing: dict[str, set[str]] = {}
+    for row in document["differences"]:
+        sides = {side for side in "ab" if row[side] == ABSENT}
+        missing.setdefault(row["path"].partition(".")[0], set()).add("".join(sorted(sides)))
+    found = {stage: sides.pop() for stage, sides in missing.items() if sides in ({"a"}, {"b"})}
+    return {stage: "b" if side == "a" else "a" for stage, side in found.items() if _is_whole(document, stage)}
+
+
+def _is_whole(document: dict[str, Json], stage: str) -> bool:
+    """Whether even the type of the stage is missing on one side, and not only a setting of it."""
+    return any(row["path"] == f"{stage}.type" for row in document["differences"])
 
 
 def _print_benchmark(console: Console, item: dict[str, Json]) -> None:

@@ -14,6 +14,7 @@ from llavaflow.infra.context import RunContext, folder_context
 from llavaflow.pipelines._cli.main import main
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._stage import Stage
+from llavaflow.tests.pipelines.conftest import Command
 from llavaflow.tests.stages.test_trace import FINETUNE, STAGES, TABLE, URL, Fit, Lines
 
 
@@ -231,3 +232,13 @@ def test_a_deleted_input_keeps_its_place_in_the_lineage(tmp_path: Path, ask: Any
     document, code, _ = ask("lineage", ref, "--up", "--json", "--store", str(tmp_path))
     gone = [node for node in document["nodes"] if not node["present"]]
     assert code == 0 and [node["ref"] for node in gone] == [made[STAGES["mix"]].ref]
+
+
+def test_a_stage_that_only_one_recipe_has_is_one_line(pipeline: Command) -> None:
+    told = pipeline("diff", "llava15", "llava16-vicuna-7b")
+    assert "download.retries" not in told.out and "finetune.max_length" in told.out
+    assert [line.split()[1:] for line in told.out.splitlines() if line.startswith("download ")] == [
+        ["a", "stage", "absent"]
+    ]
+    listed = pipeline("diff", "llava15", "llava16-vicuna-7b", "--json").json["differences"]
+    assert "download.retries" in {row["path"] for row in listed}
