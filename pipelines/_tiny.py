@@ -92,6 +92,11 @@ def tiny_recipe(name: str, title: str, scale: Scale) -> Recipe:
         data=(caption, mix),
         scores=evaluate,
         title=f"LLaVA-1.5 at toy scale ({name})",
+        notes=(
+            "It answers about generated scenes of shapes and signs, and about nothing else. Its vision tower was "
+            "trained to match patches to phrases beside pictures to captions, and its language model to read such "
+            "scenes put in words before it saw one.",
+        ),
         licence_notes=("Made from generated scenes and models trained on them alone: no third-party data or weights.",),
     )
     return Recipe(

@@ -28,6 +28,7 @@ from llavaflow.stages._stage import Stage
 class Publish(Stage):
     """Gather the finetuned model, its projector, its data counts and its scores into one folder.
 
+    notes: what its scores alone would not tell about how it was made; one paragraph each.
     licence_notes: what the user must know about the terms of the parts; one line each, printed on the card.
     """
 
@@ -38,6 +39,7 @@ class Publish(Stage):
     data: tuple[Stage, ...] = ()
     scores: Stage | None = None
     title: str = "LLaVA"
+    notes: tuple[str, ...] = ()
     licence: str = "apache-2.0"
     licence_notes: tuple[str, ...] = ()
 
@@ -86,6 +88,7 @@ class Publish(Stage):
             title=self.title,
             recipe=ctx.recipe,
             licence=self.licence,
+            notes=self.notes,
             licence_notes=self.licence_notes,
             data=[_row(ctx.artifact(stage)) for stage in self.data],
             scores=list(_scores(ctx.artifact(self.scores).facts)) if self.scores else [],

@@ -83,6 +83,11 @@ def test_open_questions_are_reviewed_by_the_named_local_judge(first_run: Any, ar
     assert "not a language model" in (artifacts["publish"] / "README.md").read_text()
 
 
+def test_the_card_says_what_scores_alone_would_not_tell(artifacts: dict[str, Path]) -> None:
+    card = (artifacts["publish"] / "README.md").read_text()
+    assert "about generated scenes of shapes and signs, and about nothing else" in card
+
+
 def test_a_sample_of_the_mixture_is_traced_to_parents_that_exist(artifacts: dict[str, Path], home: Path) -> None:
     import pyarrow.parquet as pq
 
