@@ -132,11 +132,24 @@ def toy_language(toy_foundation: Path, tmp_path_factory: pytest.TempPathFactory)
         folder = tmp_path_factory.mktemp("language") / family
         tokenizer = toy_tokenizer()
         tokenizer.add_special_tokens({"additional_special_tokens": MARKS.get(family, [])})
+        if family == "llama-3":
+            _begin_with(tokenizer, MARKS[family][0])
         tokenizer.save_pretrained(folder)
         _toy_model(family, tokenizer).save_pretrained(folder)
         return folder
 
     return make
+
+
+def _begin_with(tokenizer: Any, mark: str) -> None:
+    """Llama-3's first token is one of its marks, and its template spells it."""
+    from tokenizers import processors
+
+    tokenizer.bos_token = mark
+    number = tokenizer.convert_tokens_to_ids(mark)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{mark} $A", special_tokens=[(mark, number)]
+    )
 
 
 def _toy_model(family: str, tokenizer: Any) -> Any:
