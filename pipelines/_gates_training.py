@@ -90,7 +90,7 @@ def projector(preflight: Preflight) -> Iterator[Problem]:
         source = stage.projector_from
         if not isinstance(source, Train):
             continue
-        for field in ("vision", "language", "projector", "select_layer", "select_feature"):
+        for field in ("vision", "language", "projector", "select_layer", "select_feature", "im_start_end"):
             ours, theirs = getattr(stage, field), getattr(source, field)
             if ours != theirs:
                 said = [getattr(value, "name", value) for value in (theirs, ours)]

@@ -16,6 +16,7 @@ from typing import ClassVar
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError
+from llavaflow.stages._outside import by_content
 from llavaflow.stages._stage import Stage
 
 
@@ -27,6 +28,9 @@ class Base(Stage):
 
     checkpoint: Path | None = None
     hub: str | None = None
+
+    def outside(self) -> dict[str, Path]:
+        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         folder = self._folder(ctx)

@@ -30,6 +30,7 @@ from llavaflow.models.pixels import ImageError, open_image
 from llavaflow.stages._card import Card, write_card
 from llavaflow.stages._chunks import chunked, resumable
 from llavaflow.stages._jsonl import JsonLines
+from llavaflow.stages._outside import by_content
 from llavaflow.stages._pairs import Pair, read_pairs
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages._stage import Stage
@@ -54,6 +55,9 @@ class Caption(Stage):
     batch_size: int = 32
     seed: int = 0
     images_per_shard: int = 1000
+
+    def outside(self) -> dict[str, Path]:
+        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         root = ctx.path(self.data)

@@ -18,6 +18,7 @@ from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed, unknown
 from llavaflow.models.zoo import ZOO, ZooRow
+from llavaflow.stages._outside import by_content
 from llavaflow.stages._stage import Stage
 
 PROJECTOR_FILE = "mm_projector.bin"
@@ -36,6 +37,9 @@ class ZooWeights(Stage):
     name: str
     folder: Path | None = None
     language: Path | None = None
+
+    def outside(self) -> dict[str, Path]:
+        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         """Fetch, turn into our form. Raises StageFailed when the hub cannot be had."""
