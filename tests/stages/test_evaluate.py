@@ -12,6 +12,7 @@ from llavaflow.datasets._index import read_index, read_row, sha256_bytes
 from llavaflow.datasets.benchmarks._benchmark import Answer, Item, Options, load_benchmark
 from llavaflow.infra.artifact import Artifact
 from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.infra.store import open_store
 from llavaflow.stages._answerer import open_image
 from llavaflow.stages._compare import compare, paired_interval
 from llavaflow.stages._exam import Ledger, questions
@@ -20,6 +21,7 @@ from llavaflow.stages._local_judge import NAME, TITLE
 from llavaflow.stages._prior import best_constant
 from llavaflow.stages.evaluate import Evaluate
 from llavaflow.stages.world import World
+from llavaflow.tests.stages.conftest import Bench
 
 WORLD = World(
     coco_images=8, gqa_images=4, vg_images=4, ocrvqa_books=4, textcaps_images=4, sharegpt_chats=4, urls=160,
@@ -27,13 +29,17 @@ WORLD = World(
 )  # fmt: skip
 
 
-@pytest.fixture
-def untrained(bench: Any, toy_foundation: Path) -> Any:
+def given_model(bench: Bench, foundation: Path) -> Any:
     """A checkpoint that can answer, with random weights where LLaVA would have learned something."""
     from llavaflow.models.llava import Design, build, save
 
-    made = build(str(toy_foundation / "clip"), str(toy_foundation / "language"), Design(image_aspect="pad"))
+    made = build(str(foundation / "clip"), str(foundation / "language"), Design(image_aspect="pad"))
     return bench.given("model", lambda root: save(made, root / "model"))
+
+
+@pytest.fixture
+def untrained(bench: Bench, toy_foundation: Path) -> Any:
+    return given_model(bench, toy_foundation)
 
 
 def evaluated(bench: Any, model: Any, **changes: Any) -> Artifact:
@@ -42,16 +48,24 @@ def evaluated(bench: Any, model: Any, **changes: Any) -> Artifact:
     return found
 
 
-def test_every_question_is_answered_in_every_variant_and_leads_back_to_its_record(bench: Any, untrained: Any) -> None:
-    artifact = evaluated(bench, untrained)
+@pytest.fixture(scope="module")
+def whole(toy_foundation: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Artifact]:
+    """All five types in all variants, and the open questions in two runs of the judge."""
+    bench = Bench(store=open_store(tmp_path_factory.mktemp("store")))
+    model = given_model(bench, toy_foundation)
+    return bench, evaluated(bench, model, review=Judging(runs=2), max_open_tokens=6)
+
+
+def test_every_question_is_answered_in_every_variant_and_leads_back_to_its_record(whole: Any) -> None:
+    bench, artifact = whole
     root, world = bench.path(artifact), bench.path(WORLD)
-    assert artifact.facts["samples"] == 60
+    assert artifact.facts["samples"] == 60 + 6
     assert set(artifact.facts["types"]) == {"existence", "colour", "count", "text", "grounding"}
     for row in artifact.facts["types"].values():
         assert {"images", "blank", "shuffled", "prior", "n", "margin"} <= set(row)
         assert row["prior"] > 0
     index = read_index(root).to_pylist()
-    assert len(index) == 3 * 60
+    assert len(index) == 3 * 60 + 6
     known = {row["id"]: row for row in read_index(world).to_pylist()}
     for row in index:
         assert sha256_bytes(read_row(root, row["file"], row["row"])) == row["sha256"]
@@ -65,10 +79,10 @@ def test_every_question_is_answered_in_every_variant_and_leads_back_to_its_recor
     assert all((root / name).is_file() for name in shown)
 
 
-def test_open_questions_are_judged_apart_and_say_by_whom(bench: Any, untrained: Any) -> None:
-    artifact = evaluated(bench, untrained, benchmarks=("gqa",), review=Judging(runs=2), max_open_tokens=6)
+def test_open_questions_are_judged_apart_and_say_by_whom(whole: Any) -> None:
+    bench, artifact = whole
     root, facts = bench.path(artifact), artifact.facts
-    assert list(facts["types"]) == ["colour"] and facts["samples"] == 12 + 6
+    assert "llava-bench-coco" not in json.dumps(facts["types"])
     judged = facts["judged"]["llava-bench-coco"]
     assert (judged["judge"], judged["n"], judged["failed"], judged["runs"]) == (NAME, 6, 0, 2)
     assert 0 < judged["score"] <= 100 and {"conv", "detail", "complex", "date"} <= set(judged)
