@@ -73,7 +73,7 @@ def draw(shape: models.Shape, count: int) -> Samples:
     at = rng.random(count) * 10
     low = at.astype(int)
     text = deciles[chosen, low] * (1 - at % 1) + deciles[chosen, low + 1] * (at % 1)
-    shown = np.array([part["image"] for part in parts])[chosen]
+    shown = np.array([part["size"] is not None for part in parts])[chosen]
     lengths = np.minimum(text + shape.image_tokens * shown, MAX_LENGTH).astype(np.int64)
     return Samples(lengths=lengths, shown=shown, total=int(sizes.sum()))
 
