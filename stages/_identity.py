@@ -22,6 +22,8 @@ from llavaflow.stages._stage import Stage
 State = Literal["built", "missing", "stale"]
 # the digest of what is not there; no file has it
 ABSENT = "absent"
+# a mixture has dozens of outside files; the gate `files` lists every one
+ABSENT_SHOWN = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +150,9 @@ def _previous(store: ArtifactStore, known: Resolved, older: list[Record]) -> Art
 def _causes(known: Resolved, inputs: Mapping[str, Resolved], fault: str, older: list[Record]) -> list[str]:
     """Why a stage is not built, one phrase per cause."""
     causes = [fault] if fault != NOT_THERE else []
-    causes += [f"{place} is not there" for place in known.absent]
+    causes += [f"{place} is not there" for place in known.absent[:ABSENT_SHOWN]]
+    if (more := len(known.absent) - ABSENT_SHOWN) > 0:
+        causes.append(f"{more} more outside {'files are' if more > 1 else 'file is'} not there")
     if older:
         causes += explain(older[0].identity, known.identity)
         if older[0].identity.base == known.identity.base:

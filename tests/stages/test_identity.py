@@ -20,6 +20,11 @@ from llavaflow.stages._stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gather(Stage):
+    folders: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fetch(Stage):
     kind: ClassVar[Kind] = "shards"
     table: Path | None = None
@@ -167,6 +172,16 @@ def test_an_outside_file_that_is_not_there_is_named_with_its_field(tmp_path: Pat
     assert found.state == "missing"
     assert found.absent == ("fetch.table: /nowhere/x",)
     assert "fetch.table: /nowhere/x is not there" in found.why
+
+
+def test_of_many_outside_files_that_are_not_there_two_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    stage = Gather(folders=tuple(Path(f"/nowhere/{name}") for name in "abcd"))
+    found = plan(tmp_path, {"gather": stage})["gather"]
+    assert len(found.absent) == 4
+    assert found.why.startswith(
+        "gather.folders[0]: /nowhere/a is not there; gather.folders[1]: /nowhere/b is not there"
+    )
+    assert "2 more outside files are not there" in found.why
 
 
 def test_an_input_that_the_recipe_does_not_name_is_refused(tmp_path: Path) -> None:
