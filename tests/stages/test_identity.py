@@ -21,6 +21,7 @@ from llavaflow.stages._stage import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Gather(Stage):
+    kind: ClassVar[Kind] = "shards"
     folders: tuple[Path, ...] = ()
 
 
