@@ -1,8 +1,8 @@
 """Stage: one step of a recipe as a plain value. Its fields are its whole identity.
 
-A field that holds another Stage is an input. A field that holds a Path is a file or folder outside the store and
-counts by its content. Everything else must reduce to JSON. Tuples, mappings and frozen dataclasses are walked, so a
-filter inside a list may hold the stage whose model it needs.
+A field that holds another Stage is an input. A field that holds a Path is a file or folder outside the store: a file
+counts by its content, a folder as `folders_by_content` says. Everything else must reduce to JSON. Tuples, mappings and
+frozen dataclasses are walked, so a filter inside a list may hold the stage whose model it needs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ class Stage:
     """
 
     version: ClassVar[str] = "1"
+    # a folder of a hundred gigabytes of images counts by names and sizes; two checkpoints of one shape differ in
+    # neither, so a stage that takes checkpoints names their files one by one (their digests are remembered)
+    folders_by_content: ClassVar[bool] = False
     kind: ClassVar[Kind]
 
     def run(self, ctx: RunContext) -> Artifact:
@@ -48,7 +51,8 @@ class Stage:
 
     def outside(self) -> dict[str, Path]:
         """Every outside file or folder held in a field, by the path of the field."""
-        return dict(_walk(self.fields(), Path))
+        held = dict(_walk(self.fields(), Path))
+        return _files_below(held) if self.folders_by_content else held
 
     @classmethod
     def type_name(cls) -> str:
@@ -73,6 +77,15 @@ def _plain(value: object) -> Json:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise TypeError(f"a stage field must be JSON, a Path, a dataclass or a Stage, not {type(value).__name__}")
+
+
+def _files_below(places: Mapping[str, Path]) -> dict[str, Path]:
+    """Every folder replaced by the files below it; what is no folder, or not there, stays as it is."""
+    found: dict[str, Path] = {}
+    for name, place in places.items():
+        files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else []
+        found |= {f"{name}/{path.relative_to(place)}": path for path in files} or {name: place}
+    return found
 
 
 def _walk(value: object, wanted: type[T], path: str = "") -> Iterator[tuple[str, T]]:

@@ -16,7 +16,6 @@ from typing import ClassVar
 from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError
-from llavaflow.stages._outside import by_content
 from llavaflow.stages._stage import Stage
 
 
@@ -25,12 +24,10 @@ class Base(Stage):
     """A LLaVA checkpoint from outside: a local folder or a hub name, exactly one of them."""
 
     kind: ClassVar[Kind] = "checkpoint"
+    folders_by_content: ClassVar[bool] = True
 
     checkpoint: Path | None = None
     hub: str | None = None
-
-    def outside(self) -> dict[str, Path]:
-        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         folder = self._folder(ctx)

@@ -30,7 +30,6 @@ from llavaflow.models.pixels import ImageError, open_image
 from llavaflow.stages._card import Card, write_card
 from llavaflow.stages._chunks import chunked, resumable
 from llavaflow.stages._jsonl import JsonLines
-from llavaflow.stages._outside import by_content
 from llavaflow.stages._pairs import Pair, read_pairs
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages._stage import Stage
@@ -47,6 +46,7 @@ class Caption(Stage):
     """Caption the images of `data` with the BLIP `model` by beam search over `beams` (1: greedy)."""
 
     kind: ClassVar[Kind] = "mixture"
+    folders_by_content: ClassVar[bool] = True
 
     data: Stage
     model: Pretrained
@@ -55,9 +55,6 @@ class Caption(Stage):
     batch_size: int = 32
     seed: int = 0
     images_per_shard: int = 1000
-
-    def outside(self) -> dict[str, Path]:
-        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         root = ctx.path(self.data)

@@ -37,7 +37,6 @@ from llavaflow.stages._answer_files import Results, write_answers
 from llavaflow.stages._answerer import Answerer, Checkpoint, CheckpointAnswerer
 from llavaflow.stages._exam import IMAGES, QUESTIONS, Asked, Ledger, Variant, questions
 from llavaflow.stages._judging import Judging, judged_fact, judged_rule, open_reviewer, write_reviewed
-from llavaflow.stages._outside import by_content
 from llavaflow.stages._prior import best_constant
 from llavaflow.stages._report_page import columns_of, write_report
 from llavaflow.stages._served import Served, ServedAnswerer
@@ -60,6 +59,7 @@ class Evaluate(Stage):
 
     version: ClassVar[str] = "2"
     kind: ClassVar[Kind] = "scores"
+    folders_by_content: ClassVar[bool] = True
 
     model: Stage | Checkpoint | Served
     questions: Stage
@@ -74,9 +74,6 @@ class Evaluate(Stage):
     seed: int = 0
     min_margin: float | None = None
     min_colour_margin: float | None = None
-
-    def outside(self) -> dict[str, Path]:
-        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         world = ctx.path(self.questions)

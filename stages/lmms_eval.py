@@ -23,7 +23,6 @@ from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.stages._lmms_results import HARNESS, HarnessRun, TaskScore, read_run, read_samples, results_file
-from llavaflow.stages._outside import by_content
 from llavaflow.stages._report_page import write_report
 from llavaflow.stages._stage import Stage
 
@@ -39,6 +38,7 @@ class LmmsEval(Stage):
     """
 
     kind: ClassVar[Kind] = "scores"
+    folders_by_content: ClassVar[bool] = True
 
     results: Path | None = None
     checkpoint: Stage | Path | None = None
@@ -47,9 +47,6 @@ class LmmsEval(Stage):
     model_args: str = ""
     tasks: tuple[str, ...] = ("gqa", "textvqa_val", "pope", "mme")
     batch_size: int = 1
-
-    def outside(self) -> dict[str, Path]:
-        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         if (self.results is None) == (self.checkpoint is None):

@@ -23,7 +23,6 @@ from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.lora import Lora
-from llavaflow.stages._outside import by_content
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages._stage import Stage
 
@@ -62,6 +61,7 @@ class Train(Stage):
     """
 
     kind: ClassVar[Kind] = "checkpoint"
+    folders_by_content: ClassVar[bool] = True
 
     data: Stage
     vision: Pretrained | None = None
@@ -100,9 +100,6 @@ class Train(Stage):
     broken_images: Literal["fail", "skip"] = "fail"
     save_every_steps: int = 500
     seed: int = 42
-
-    def outside(self) -> dict[str, Path]:
-        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         from llavaflow.infra import ray

@@ -18,7 +18,6 @@ from llavaflow.infra.artifact import Artifact, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed, unknown
 from llavaflow.models.zoo import ZOO, ZooRow
-from llavaflow.stages._outside import by_content
 from llavaflow.stages._stage import Stage
 
 PROJECTOR_FILE = "mm_projector.bin"
@@ -33,13 +32,11 @@ class ZooWeights(Stage):
     """
 
     kind: ClassVar[Kind] = "checkpoint"
+    folders_by_content: ClassVar[bool] = True
 
     name: str
     folder: Path | None = None
     language: Path | None = None
-
-    def outside(self) -> dict[str, Path]:
-        return by_content(super().outside())
 
     def run(self, ctx: RunContext) -> Artifact:
         """Fetch, turn into our form. Raises StageFailed when the hub cannot be had."""
