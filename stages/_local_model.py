@@ -10,16 +10,15 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from llavaflow.stages._loopback import LoopbackServer, Served
+from llavaflow.stages._loopback import JsonHandler, LoopbackServer, ServedApi
 
 NAME = "llavaflow-local-model"
 
 
-class LocalModel(Served):
+class LocalModel(ServedApi):
     """Serves a checkpoint while its `with` block lasts; `base_url` is what an OpenAI client takes."""
 
     _server: _Server
@@ -27,10 +26,6 @@ class LocalModel(Served):
 
     def __init__(self, checkpoint: Path, template: str = "") -> None:
         self._server = _Server(checkpoint, template)
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     @property
     def answered(self) -> int:
@@ -65,27 +60,15 @@ class _Server(LoopbackServer):
         return {"id": "local", "object": "chat.completion", "created": 0, "model": NAME, "choices": [choice]}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: _Server
-    protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            self._send(self.server.complete(json.loads(data)))
+            self.send_json(self.server.complete(json.loads(data)))
         except (KeyError, ValueError, TypeError, IndexError) as error:
-            self._send({"error": {"message": f"malformed request: {error!r}"}}, 400)
+            self.send_json({"error": {"message": f"malformed request: {error!r}"}}, 400)
 
     def do_GET(self) -> None:
-        self._send({"object": "list", "data": [{"id": NAME, "object": "model", "created": 0, "owned_by": "local"}]})
-
-    def _send(self, body: dict[str, Any], status: int = 200) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        return None
+        self.send_json({"object": "list", "data": [{"id": NAME, "object": "model", "created": 0, "owned_by": "local"}]})

@@ -1,11 +1,14 @@
-"""A server on a free loopback port that lives as long as a `with` block: for the teacher and the web of the world."""
+"""A server on a free loopback port that lives as long as a `with` block: for the web of the world, and for services
+that speak the OpenAI wire protocol (teacher, judge, local model).
+"""
 
 from __future__ import annotations
 
+import json
 import threading
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 class LoopbackServer(ThreadingHTTPServer):
@@ -31,3 +34,28 @@ class Served:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class ServedApi(Served):
+    """A service with the OpenAI wire protocol; `base_url` is what a client takes."""
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+
+class JsonHandler(BaseHTTPRequestHandler):
+    """Answers in JSON, and writes no log."""
+
+    protocol_version = "HTTP/1.1"
+
+    def send_json(self, body: dict[str, Any] | bytes, status: int = 200) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return None

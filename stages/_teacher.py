@@ -14,12 +14,11 @@ import re
 from collections.abc import Callable, Mapping
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
 
 from llavaflow.infra.fingerprint import digest
-from llavaflow.stages._loopback import LoopbackServer, Served
+from llavaflow.stages._loopback import JsonHandler, LoopbackServer, ServedApi
 from llavaflow.stages._teacher_rules import answer
 
 MODEL = "rule-teacher"
@@ -29,7 +28,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 Answer = Callable[[str, str], str]
 
 
-class RuleTeacher(Served):
+class RuleTeacher(ServedApi):
     """Serves while its `with` block lasts; `base_url` is what OPENAI_BASE_URL would be."""
 
     _server: _Server
@@ -37,10 +36,6 @@ class RuleTeacher(Served):
 
     def __init__(self, reply: Answer = answer) -> None:
         self._server = _Server(reply)
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
 
 class _Server(LoopbackServer):
@@ -101,9 +96,8 @@ class _Server(LoopbackServer):
         return batch
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: _Server
-    protocol_version = "HTTP/1.1"
     server_version = "rule-teacher"
     sys_version = ""
 
@@ -112,11 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         try:
             if path == "/v1/chat/completions":
-                self._send(self.server.complete(json.loads(data)))
+                self.send_json(self.server.complete(json.loads(data)))
             elif path == "/v1/files":
-                self._send(self.server.keep(*_uploaded(self.headers["Content-Type"], data)))
+                self.send_json(self.server.keep(*_uploaded(self.headers["Content-Type"], data)))
             elif path == "/v1/batches":
-                self._send(self.server.run_batch(json.loads(data)))
+                self.send_json(self.server.run_batch(json.loads(data)))
             else:
                 self._refuse(404, f"no {path} here")
         except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -127,29 +121,20 @@ class _Handler(BaseHTTPRequestHandler):
         kind, _, rest = path.partition("/")
         name = rest.removesuffix("/content")
         if path == "models":
-            self._send({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": TITLE}]})
+            self.send_json(
+                {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": TITLE}]}
+            )
         elif path == "batches":
-            self._send({"object": "list", "data": list(self.server.batches.values()), "has_more": False})
+            self.send_json({"object": "list", "data": list(self.server.batches.values()), "has_more": False})
         elif kind == "batches" and name in self.server.batches:
-            self._send(self.server.batches[name])
+            self.send_json(self.server.batches[name])
         elif kind == "files" and name in self.server.files:
-            self._send(self.server.files[name])
+            self.send_json(self.server.files[name])
         else:
             self._refuse(404, f"no {path} here")
 
     def _refuse(self, status: int, message: str) -> None:
-        self._send({"error": {"message": message, "type": "invalid_request_error", "code": None}}, status)
-
-    def _send(self, body: dict[str, Any] | bytes, status: int = 200) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        return None
+        self.send_json({"error": {"message": message, "type": "invalid_request_error", "code": None}}, status)
 
 
 def _uploaded(content_type: str, data: bytes) -> tuple[bytes, str]:

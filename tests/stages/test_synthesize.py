@@ -89,7 +89,7 @@ def service(monkeypatch: pytest.MonkeyPatch, *statuses: int, delay_s: float = 0.
                 self.rfile.read(int(self.headers["Content-Length"]))
                 code = "insufficient_quota" if status == 402 else None
                 body = {"error": {"message": "trouble", "code": code}}
-                self._send(body, 429 if status == 402 else status)
+                self.send_json(body, 429 if status == 402 else status)
                 return
             time.sleep(delay_s)
             answered[self.headers.get("Idempotency-Key", self.path)] += 1
