@@ -45,13 +45,15 @@ def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
 
 @pytest.fixture(scope="session")
 def toy_foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`clip/` and `language/` as a foundation stage leaves them: random weights, a tokenizer trained on a few words."""
+    """`clip/` and `language/` as a foundation stage leaves them, and `convnext/`: random weights, a small tokenizer."""
     import torch
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,
         CLIPModel,
         CLIPProcessor,
+        ConvNextConfig,
+        ConvNextModel,
         LlamaConfig,
         LlamaForCausalLM,
     )
@@ -86,6 +88,9 @@ def toy_foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     language.save_pretrained(folder / "language")
     tokenizer.save_pretrained(folder / "language")
+    torch.manual_seed(0)
+    tower = ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 24], image_size=64)
+    ConvNextModel(tower).save_pretrained(folder / "convnext")
     return folder
 
 

@@ -82,8 +82,8 @@ def picture() -> Image.Image:
     return Image.fromarray(rng.integers(0, 255, (28, 56, 3), np.uint8))
 
 
-def joined(kind: Kind, towers: Path, toy_language: Callable[[str], Path]) -> Llava:
-    made = llava.build(str(towers / kind.vision), str(toy_language(kind.family)), kind.design, seed=2)
+def joined(kind: Kind, toy_foundation: Path, toy_language: Callable[[str], Path]) -> Llava:
+    made = llava.build(str(toy_foundation / kind.vision), str(toy_language(kind.family)), kind.design, seed=2)
     check_template(template(kind.template), made.model.config, made.tokenizer)
     setattr(made.model.config, llava.TEMPLATE_KEY, kind.template)
     return made
@@ -121,12 +121,12 @@ def learn(model: Llava, trainable: list[str], name: str) -> float:
     return float(loss.detach())
 
 
-def trained(kind: Kind, towers: Path, toy_language: Callable[[str], Path]) -> Llava:
+def trained(kind: Kind, toy_foundation: Path, toy_language: Callable[[str], Path]) -> Llava:
     """A model after a step of stage 1 and, from its projector, a step of stage 2."""
-    model = joined(kind, towers, toy_language)
+    model = joined(kind, toy_foundation, toy_language)
     learn(model, ["mm_projector"], "plain")
     state = marks.folded(model.model.state_dict(), model.mark_ids)
-    second = joined(kind, towers, toy_language)
+    second = joined(kind, toy_foundation, toy_language)
     second.model.load_state_dict(state)
     learn(second, ["mm_projector", "language_model"], kind.template)
     return second
@@ -139,21 +139,10 @@ def words_of(model: Llava, name: str) -> list[int]:
     return next(iter(generate._generate(model, [asked], [model.tokenizer.eos_token_id], WORDS)))
 
 
-@pytest.fixture(scope="module")
-def towers(toy_foundation: Path) -> Path:
-    from transformers import ConvNextConfig, ConvNextModel
-
-    if not (toy_foundation / "convnext").exists():
-        torch.manual_seed(0)
-        config = ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 24], image_size=64)
-        ConvNextModel(config).save_pretrained(toy_foundation / "convnext")
-    return toy_foundation
-
-
-def check(names: tuple[str, ...], towers: Path, toy_language: Callable[[str], Path], folder: Path) -> None:
+def check(names: tuple[str, ...], toy_foundation: Path, toy_language: Callable[[str], Path], folder: Path) -> None:
     expected = {}
     for name in names:
-        model = trained(KINDS[name], towers, toy_language)
+        model = trained(KINDS[name], toy_foundation, toy_language)
         expected[name] = words_of(model, KINDS[name].template)
         llava.save(model, folder / name)
         again = llava.load(str(folder / name))
@@ -170,13 +159,13 @@ def check(names: tuple[str, ...], towers: Path, toy_language: Callable[[str], Pa
 
 
 def test_what_needs_code_of_its_own_carries_it(
-    towers: Path, toy_language: Callable[[str], Path], tmp_path: Path
+    toy_foundation: Path, toy_language: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    check(QUICK, towers, toy_language, tmp_path)
+    check(QUICK, toy_foundation, toy_language, tmp_path)
 
 
 @pytest.mark.slow
 def test_every_family_learns_and_answers_the_same(
-    towers: Path, toy_language: Callable[[str], Path], tmp_path: Path
+    toy_foundation: Path, toy_language: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    check(tuple(name for name in KINDS if name not in QUICK), towers, toy_language, tmp_path)
+    check(tuple(name for name in KINDS if name not in QUICK), toy_foundation, toy_language, tmp_path)

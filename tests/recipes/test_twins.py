@@ -149,19 +149,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def models(toy_foundation: Path) -> Path:
-    """The toy parts, and a ConvNeXt beside them."""
-    import torch
-    from transformers import ConvNextConfig, ConvNextModel
-
-    if not (toy_foundation / "convnext").exists():
-        torch.manual_seed(0)
-        config = ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 24], image_size=64)
-        ConvNextModel(config).save_pretrained(toy_foundation / "convnext")
-    return toy_foundation
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_twin_keeps_the_settings_of_its_recipe(name: str, tmp_path: Path) -> None:
     recipe = find_recipe(name)
@@ -176,8 +163,10 @@ def test_a_twin_keeps_the_settings_of_its_recipe(name: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_twin_trains_every_stage(name: str, runs: Runs, models: Path, toy_language: Callable[[str], Path]) -> None:
-    for stage in twins(find_recipe(name), models, toy_language).values():
+def test_a_twin_trains_every_stage(
+    name: str, runs: Runs, toy_foundation: Path, toy_language: Callable[[str], Path]
+) -> None:
+    for stage in twins(find_recipe(name), toy_foundation, toy_language).values():
         artifact = runs.run(stage)
         assert artifact.facts["steps"] == SAMPLES // BATCH * stage.epochs
         assert artifact.facts["samples"] == SAMPLES and artifact.facts["dropped"] == {}
