@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -51,10 +52,14 @@ class Probe:
 
 
 class ImageFolder:
-    """Image files under one root, found by the path that a record uses. A folder is listed once."""
+    """Image files under a root (or the first of several), found by the path that a record uses.
 
-    def __init__(self, root: Path) -> None:
+    A folder is listed once.
+    """
+
+    def __init__(self, root: Path, *others: Path) -> None:
         self.root = root
+        self._roots = (root, *others)
         self._names: dict[Path, frozenset[str]] = {}
 
     def find(self, name: str) -> Path | None:
@@ -62,10 +67,8 @@ class ImageFolder:
         parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".")]
         if not parts or ".." in parts:
             return None
-        for start in range(len(parts)):
-            folder = self.root.joinpath(*parts[start:-1])
-            names = self._listing(folder)
-            if parts[-1] in names:
+        for folder in self._folders(parts):
+            if parts[-1] in self._listing(folder):
                 return folder / parts[-1]
         return self._under_other_suffix(parts)
 
@@ -76,13 +79,18 @@ class ImageFolder:
 
     def _under_other_suffix(self, parts: list[str]) -> Path | None:
         stem = PurePosixPath(parts[-1]).stem
-        for start in range(len(parts)):
-            folder = self.root.joinpath(*parts[start:-1])
+        for folder in self._folders(parts):
             names = self._listing(folder)
             for suffix in SUFFIXES:
                 if stem + suffix in names:
                     return folder / (stem + suffix)
         return None
+
+    def _folders(self, parts: list[str]) -> Iterator[Path]:
+        """Where a path may be: under each root, with fewer and fewer of its leading folders."""
+        for root in self._roots:
+            for start in range(len(parts)):
+                yield root.joinpath(*parts[start:-1])
 
     def _listing(self, folder: Path) -> frozenset[str]:
         if folder not in self._names:

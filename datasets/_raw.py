@@ -24,6 +24,7 @@ import orjson
 from llavaflow.infra.errors import InputError
 
 CHUNK_BYTES = 4 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BRACKETS = b"[]{}"
 _NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
 _STRUCTURE = re.compile(rb"[\[\]{},]")
@@ -99,15 +100,21 @@ def rows(path: Path, key: str = "") -> Iterator[Any]:
 
 
 def lines(path: Path) -> Iterator[Any]:
-    """The records of a JSON lines file; blank lines do not count."""
+    """The records of a JSON lines file; blank lines do not count. Raises InputError when there is no other line."""
+    found = False
     with open_raw(path) as stream:
         for number, line in enumerate(stream, 1):
-            if line.isspace():
+            if number == 1:
+                line = line.removeprefix(BYTE_ORDER_MARK)
+            if not line or line.isspace():
                 continue
+            found = True
             try:
                 yield orjson.loads(line)
             except orjson.JSONDecodeError as error:
                 yield Bad(number, f"not JSON: {error}")
+    if not found:
+        raise InputError(f"{path} is empty: it holds no record.")
 
 
 def elements(path: Path, key: str = "") -> Iterator[Any]:
@@ -117,15 +124,19 @@ def elements(path: Path, key: str = "") -> Iterator[Any]:
     """
     with open_raw(path) as stream:
         buffer, line = _start(path, stream, key)
-        pairs = buffer[:1] == b"{"
-        yield from _Stream(path, stream, pairs, buffer[1:], line).records()
+        found = _Stream(path, stream, buffer[:1] == b"{", buffer[1:], line)
+        yield from found.records()
+        rest = b"" if key else found.buffer + stream.read(_TAIL_BYTES)
+        if text := rest.lstrip():
+            line = found.line + rest.count(b"\n", 0, len(rest) - len(text))
+            yield Bad(line, "something stands behind the end of the list or mapping")
 
 
 def load(path: Path) -> Any:
     """A whole JSON document; for the small files."""
     with open_raw(path) as stream:
         try:
-            return orjson.loads(stream.read().removeprefix(b"\xef\xbb\xbf"))
+            return orjson.loads(stream.read().removeprefix(BYTE_ORDER_MARK))
         except orjson.JSONDecodeError as error:
             raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}.") from error
 
@@ -133,7 +144,7 @@ def load(path: Path) -> Any:
 def _start(path: Path, stream: IO[bytes], key: str) -> tuple[bytes, int]:
     """What has been read from the opening bracket of the wanted list or mapping on, and the line it is on."""
     wanted = re.compile(b'"' + re.escape(key.encode()) + rb'"\s*:\s*(?=[\[{])') if key else re.compile(rb"(?=[\[{])")
-    buffer = stream.read(CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf")
+    buffer = stream.read(CHUNK_BYTES).removeprefix(BYTE_ORDER_MARK)
     passed = 0
     while True:
         match = wanted.search(buffer)
@@ -177,6 +188,7 @@ class _Stream:
     def _rest(self) -> Iterator[Any]:
         ended = yield from self._exactly()
         if not ended:
+            self.buffer = b""
             yield Bad(self.line, "the file ends inside a record")
 
     def _exactly(self) -> Generator[Any, None, bool]:
@@ -192,6 +204,7 @@ class _Stream:
                 yield from self._piece(self.buffer[start : token.start()])
                 start = token.end()
                 if depth < 0:
+                    self._advance(start, count=False)
                     return True
         self._advance(start, count=False)
         return False

@@ -144,14 +144,15 @@ def _tables(path: Path, files: list[Path], given: ImageFolder | None) -> Records
 def next_rows(file: Path, put: Callable[[dict[str, bytes]], None] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a parquet of LLaVA-NeXT with the names of their images; without `put` for the bytes, none are read.
 
-    Its image column holds {bytes, path}, or a list of them; a picture without a path is named after its record.
+    Its image column holds {bytes, path}, or a list of them; a picture without a path is named after its record,
+    or by its place where records have no id.
     """
     columns = None if put else _without_bytes(file)
-    for row in read_rows(file, columns, batch=64 if put else 512):
+    for place, row in enumerate(read_rows(file, columns, batch=64 if put else 512)):
         held = row.pop("image", None)
         pictures = held if isinstance(held, list) else [held] if held else []
         names = [
-            _name(picture) or f"{row.get('id')}{f'_{number}' if number else ''}.jpg"
+            _name(picture) or f"{row.get('id', f'{file.stem}-{place:06d}')}{f'_{number}' if number else ''}.jpg"
             for number, picture in enumerate(pictures)
         ]
         if put:

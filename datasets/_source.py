@@ -75,7 +75,7 @@ class Reading:
                     continue
                 built = build(row)
             except _MALFORMED as error:
-                yield self._rejected(source, file, _place(file, number), _say(error))
+                yield self._rejected(source, file, _place(file, number), _say(error, row))
                 continue
             yield built
         self._check_share(file)
@@ -93,7 +93,7 @@ class Reading:
                     continue
                 built = build(row)
             except _MALFORMED as error:
-                self._set_aside(file, _place(file, number), _say(error))
+                self._set_aside(file, _place(file, number), _say(error, row))
                 continue
             yield built
         self._check_share(file)
@@ -149,10 +149,26 @@ def _place(file: Path, number: int) -> str:
     return f"{'line' if file.name.removesuffix('.gz').endswith('.jsonl') else 'record'} {number}"
 
 
-def _say(error: Exception) -> str:
-    if isinstance(error, KeyError):
+def _say(error: Exception, row: Any) -> str:
+    if isinstance(error, KeyError) and isinstance(error.args[0], str):
         return f"field '{error.args[0]}' is missing"
+    if isinstance(row, tuple):
+        # (key, value) of a mapping, which some sets are
+        if "tuple" in str(error):
+            return f"a list of records is expected, not a mapping (here its {row[0]!r})"
+        if not isinstance(row[-1], Mapping):
+            return f"under {row[0]!r} a record of named fields is expected, not {_kind(row[-1])}"
+    elif not isinstance(row, Mapping):
+        return f"a record of named fields is expected, not {_kind(row)}"
+    if isinstance(error, KeyError):
+        return "a mapping of records by id is expected, not a list of them"
     return str(error) or type(error).__name__
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value."""
+    names = {dict: "a mapping", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +176,7 @@ class Source:
     """A data set as published, and its reader.
 
     images    folder of its images under a common image root, as the released mixtures name them
+    shelves   folders inside the image folder that its records leave out of the paths
     prompt    the line that tells the model which form of answer is wanted
     rule      how records are built from raw records, in words
     expected  published counts, by what is counted
@@ -175,6 +192,7 @@ class Source:
     read: Callable[[Path, Reading], Iterator[Sample]]
     expected: Mapping[str, int] = field(default_factory=dict)
     images: str = ""
+    shelves: tuple[str, ...] = ()
     prompt: str = ""
     drops: Mapping[str, str] = field(default_factory=dict)
     repairs: Mapping[str, str] = field(default_factory=dict)

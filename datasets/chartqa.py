@@ -12,15 +12,14 @@ from llavaflow.datasets._sample import Sample
 from llavaflow.datasets._source import Reading, Source
 
 PROMPT = "Answer the question with a single word."
-HUMAN = ("train_human.json", "train/train_human.json", "ChartQA Dataset/train/train_human.json", "*.jsonl")
+HUMAN = ("train_human.json", "train/train_human.json", "ChartQA Dataset/train/train_human.json")
 AUGMENTED = ("train_augmented.json", "train/train_augmented.json", "ChartQA Dataset/train/train_augmented.json")
 
 
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
     """One sample per chart: the questions by people first, then the generated ones."""
-    files = [path if path.is_file() else find(path, *HUMAN, source="chartqa")]
-    generated = search(path, *AUGMENTED, source="chartqa") if path.is_dir() else None
-    files += [generated] if generated else []
+    parts = [] if path.is_file() else [search(path, *names, source="chartqa") for names in (HUMAN, AUGMENTED)]
+    files = [file for file in parts if file] or [find(path, *HUMAN, *AUGMENTED, "*.jsonl", source="chartqa")]
     merge = Merge(
         source="chartqa",
         prompt=PROMPT,

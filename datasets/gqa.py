@@ -19,7 +19,7 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
     file = find(path, *FILES, source="gqa")
 
     def build(item: tuple[str, Any]) -> Asked | Sample:
-        number, raw = item
+        number, raw = item[0], item[1]
         image = raw["imageId"]
         if type(image) is not str:
             reading.repairs["number-as-text"] += 1

@@ -3,29 +3,31 @@
 The expressions of one image over all three sets make one long dialogue, cut evenly into as few segments of fewer than
 10 questions as it takes.
 
-The sets are met in four shapes, all read here: the authors' `refs(unc).p` or `.json` beside `instances.json`, with a
-list of sentences per ref, and flat rows per sentence in two dialects. Boxes are xywh in some dumps and xyxy in others;
+The sets are met in two shapes, both read here: the authors' `refs(unc).p` or `.json` beside `instances.json`, and
+dumps whose rows hold their box, with one sentence or a list of them. Boxes are xywh in some dumps and xyxy in others;
 a file that does not say so is judged as a whole: by xywh no box may leave its image, by xyxy none may be inside out.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections import Counter
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llavaflow.datasets._grounding import BOX_DROPS, BOX_REPAIRS, PROMPT, Region, ask, box_text, clipped
-from llavaflow.datasets._raw import elements, open_raw, rows
+from llavaflow.datasets._raw import elements
+from llavaflow.datasets._ref_files import INSTANCES, has_refs, named, ref_files, ref_rows
 from llavaflow.datasets._sample import Sample
 from llavaflow.datasets._source import Reading, Source, coco_image, dialogue, rejected
 from llavaflow.infra.errors import InputError
 
 MOST_QUESTIONS = 9
 NOT_TRAIN = "not-in-train-split"
-INSTANCES = ("instances.json", "instances.json.gz")
+# the sentences of a row that holds its own box, by the name that one or another dump gives them
+TEXTS = ("expression", "sents", "sent", "sentences", "captions", "answer")
+_COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)(?:_\d+)?")
 
 
 class Expression(NamedTuple):
@@ -43,8 +45,8 @@ class Expression(NamedTuple):
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
     """Segments of every image's dialogue, in the order in which the files first name the images."""
     groups: dict[int, list[tuple[Expression, Region]]] = {}
-    for file, prefix in _named(_files(path)):
-        found = _refs(file, prefix, reading) if _has_refs(file) else _flat(file, prefix, reading)
+    for file, prefix in named(ref_files(path, reading)):
+        found = _refs(file, prefix, reading) if has_refs(file) else _flat(file, prefix, reading)
         for item in found:
             if isinstance(item, Sample):
                 yield item
@@ -69,57 +71,6 @@ def _segments(image: int, regions: list[tuple[Expression, Region]], reading: Rea
         )
 
 
-def _files(path: Path) -> list[Path]:
-    """The files with expressions: `path` itself, or those in it and in its folders (one per set)."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{path} does not exist. Give the folder that holds the raw files of refcoco.")
-    endings = (".p", ".json", ".jsonl", ".json.gz", ".jsonl.gz")
-    found = [entry for entry in sorted(path.rglob("*")) if entry.name.endswith(endings) and entry.is_file()]
-    found = [entry for entry in found if entry.name not in INSTANCES]
-    if not found:
-        raise InputError(f"no refs(*).p, refs(*).json or *.jsonl under {path}. See `pipeline show source:refcoco`.")
-    return found
-
-
-def _named(files: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file with what its ids are prefixed by: the sets number their refs alike."""
-    folders = Counter(file.parent for file in files)
-    for file in files:
-        alone = file.parent.name if folders[file.parent] == 1 else file.name
-        yield file, "" if len(files) == 1 else f"{alone}/"
-
-
-def _has_refs(file: Path) -> bool:
-    """Whether rows are refs with a list of sentences (rather than one row per sentence)."""
-    first = next(iter(_rows(file)), None)
-    return isinstance(first, Mapping) and "sentences" in first
-
-
-def _rows(file: Path) -> Iterable[Any]:
-    return _unpickled(file) if file.suffix == ".p" else rows(file)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles lists, dicts, texts and numbers; anything that would import code is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-
-
-def _unpickled(file: Path) -> list[Any]:
-    with open_raw(file) as stream:
-        data = stream.read()
-    try:
-        refs = _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
-        raise InputError(f"{file} is not a pickle of plain lists and dicts: {error}. It was not loaded.") from error
-    if not isinstance(refs, list):
-        raise InputError(f"{file} holds no list of refs but {type(refs).__name__}.")
-    return refs
-
-
 Placed = tuple[Expression, Region]
 
 
@@ -140,15 +91,11 @@ def _refs(file: Path, prefix: str, reading: Reading) -> Iterator[Placed | Sample
         if image not in sizes or int(raw["ann_id"]) not in boxes:
             return [rejected("refcoco", parent, "no-annotation")]
         x, y, wide, high = boxes[int(raw["ann_id"])]
-        texts = [reading.text(sentence.get("raw") or sentence["sent"]) for sentence in raw["sentences"]]
         corners = (x, y, x + wide, y + high)
-        placed = [_place(Expression(parents, image, text, corners, *sizes[image]), reading) for text in texts]
-        used = [item for item in placed if not isinstance(item, Sample)]
-        if used and len(used) < len(placed):
-            reading.repairs["empty-sentence-left-out"] += len(placed) - len(used)
-        return [*used] if used else placed[:1] or [rejected("refcoco", parent, "empty-text")]
+        texts = _texts(raw["sentences"], reading)
+        return _placed([Expression(parents, image, text, corners, *sizes[image]) for text in texts], parent, reading)
 
-    for item in reading.each("refcoco", file, _rows(file), build):
+    for item in reading.each("refcoco", file, ref_rows(file), build):
         yield from [item] if isinstance(item, Sample) else item
 
 
@@ -172,40 +119,81 @@ def _size(raw: Mapping[str, Any]) -> tuple[int, tuple[int, int]]:
 
 
 def _flat(file: Path, prefix: str, reading: Reading) -> Iterator[Placed | Sample]:
-    """One row per sentence. Whether its boxes are xywh, and whether it has a train split, is decided from all rows."""
-    found: list[Expression] = []
+    """Rows with a box each. Whether boxes are xywh, and whether there is a train split, is decided from all rows."""
+    found: list[list[Expression]] = []
     seen: set[str] = set()
 
-    def build(raw: Mapping[str, Any]) -> Expression | Sample:
-        item = _expression(raw, f"{prefix}{raw.get('sent_id', f'row-{reading.records - 1}')}", reading)
-        if item.parents[0] in seen:
-            return rejected("refcoco", item.parents[0], "repeated-id")
-        seen.add(item.parents[0])
-        return item
+    def build(raw: Mapping[str, Any]) -> list[Expression] | Sample:
+        parent = f"ref/{prefix}{_number(raw, reading.records - 1)}"
+        if parent in seen:
+            return rejected("refcoco", parent, "repeated-id")
+        seen.add(parent)
+        return _expressions(raw, parent, reading)
 
-    for item in reading.each("refcoco", file, rows(file), build):
+    for item in reading.each("refcoco", file, ref_rows(file), build):
         if isinstance(item, Sample):
             yield item
         else:
             found.append(item)
-    if any(item.split == "train" for item in found):
-        yield from (rejected("refcoco", item.parents[0], NOT_TRAIN) for item in found if item.split != "train")
-        found = [item for item in found if item.split == "train"]
-    to_corners = are_xywh(found)
+    if any(row[0].split == "train" for row in found):
+        yield from (rejected("refcoco", row[0].parents[0], NOT_TRAIN) for row in found if row[0].split != "train")
+        found = [row for row in found if row[0].split == "train"]
+    to_corners = _boxes_are_xywh([row[0] for row in found], reading)
     reading.repairs["boxes-read-as-xywh" if to_corners else "boxes-read-as-xyxy"] += len(found)
-    for item in found:
-        x, y, wide, high = item.sides
-        yield _place(item._replace(sides=(x, y, x + wide, y + high)) if to_corners else item, reading)
+    for row in found:
+        x, y, third, fourth = row[0].sides
+        sides = (x, y, x + third, y + fourth) if to_corners else row[0].sides
+        yield from _placed([item._replace(sides=sides) for item in row], row[0].parents[0], reading)
 
 
-def _expression(raw: Mapping[str, Any], number: str, reading: Reading) -> Expression:
-    """A row of either dialect: {img_id, sents, bbox, ...} or {img_path, expression, bbox, image_id, sent_id, ...}."""
-    name = str(raw.get("img_path") or raw.get("img_id") or raw.get("image"))
-    image = int(raw["image_id"]) if "image_id" in raw else int(name.split("_")[2].split(".")[0])
-    texts = raw["expression"] if "expression" in raw else raw["sents"] if "sents" in raw else raw["sent"]
-    text = reading.text(texts[0] if isinstance(texts, list) else texts)
-    size = int(raw["width"]), int(raw["height"])
-    return Expression((f"sentence/{number}",), image, text, _four(raw["bbox"]), *size, raw.get("split", "train"))
+def _number(raw: Mapping[str, Any], place: int) -> str:
+    """What a row is called: by its sentence, its ref, or its place."""
+    if "sent_id" in raw:
+        return f"sentence-{raw['sent_id']}"
+    return str(raw["ref_id"]) if "ref_id" in raw else f"row-{place}"
+
+
+def _expressions(raw: Mapping[str, Any], parent: str, reading: Reading) -> list[Expression] | Sample:
+    """The sentences of a row on its box. Raises KeyError and ValueError for a row that has none."""
+    name = next((str(raw[key]) for key in ("img_path", "img_id", "file_name", "image") if raw.get(key)), "")
+    image = int(raw["image_id"]) if "image_id" in raw else _image_number(name)
+    texts = _texts(raw[next((key for key in TEXTS if key in raw), TEXTS[0])], reading)
+    size = _size_of(raw)
+    if size is None:
+        return rejected("refcoco", parent, "no-image-size")
+    sides, split = _four(raw["bbox"]), str(raw.get("split", "train"))
+    return [Expression((parent,), image, text, sides, *size, split) for text in texts or [""]]
+
+
+def _texts(held: Any, reading: Reading) -> list[str]:
+    """A sentence or a list of them, each as text or with its text under `raw` or `sent`."""
+    items = held if isinstance(held, list) else [held]
+    return [reading.text((item.get("raw") or item["sent"]) if isinstance(item, Mapping) else item) for item in items]
+
+
+def _image_number(name: str) -> int:
+    match = _COCO_NAME.fullmatch(Path(name).name.partition(".")[0])
+    if match is None:
+        raise ValueError(f"no COCO image number in '{name}'")
+    return int(match.group(1))
+
+
+def _size_of(raw: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height, where a row has them: its own fields, or those of the COCO image it was joined with."""
+    told = raw.get("raw_image_info") or {}
+    joined = json.loads(told) if isinstance(told, str) else told
+    for fields, width, height in ((raw, "width", "height"), (raw, "image_width", "image_height"),
+                                  (joined, "width", "height")):  # fmt: skip
+        if width in fields and height in fields:
+            return int(fields[width]), int(fields[height])
+    return None
+
+
+def _boxes_are_xywh(found: list[Expression], reading: Reading) -> bool:
+    told = reading.options.get("boxes")
+    if told not in (None, "xywh", "xyxy"):
+        raise InputError(f"boxes '{told}' of refcoco are neither xywh nor xyxy.")
+    return told == "xywh" if told else are_xywh(found)
 
 
 def are_xywh(found: Iterable[Expression]) -> bool:
@@ -216,6 +204,15 @@ def are_xywh(found: Iterable[Expression]) -> bool:
         outside += x + third > item.width + 1 or y + fourth > item.height + 1
         inside_out += third <= x or fourth <= y
     return outside <= inside_out
+
+
+def _placed(items: list[Expression], parent: str, reading: Reading) -> list[Placed | Sample]:
+    """The sentences of one ref that can be used; the ref dropped when there are none."""
+    placed = [_place(item, reading) for item in items]
+    used: list[Placed | Sample] = [item for item in placed if not isinstance(item, Sample)]
+    if used and len(used) < len(placed):
+        reading.repairs["empty-sentence-left-out"] += len(placed) - len(used)
+    return used or placed[:1] or [rejected("refcoco", parent, "empty-text")]
 
 
 def _place(item: Expression, reading: Reading) -> Placed | Sample:
@@ -235,15 +232,17 @@ SOURCE = Source(
     layout="""refcoco/refs(unc).p, refcoco+/refs(unc).p, refcocog/refs(umd).p
     [{ref_id, ann_id, image_id, split, sentences: [{sent_id, sent, raw}]}]
 each with instances.json beside it (COCO form, boxes xywh); the refs may be .json as well
-or flat rows per sentence, .json or .jsonl:
+or rows with a box each, .json, .jsonl or .parquet, with one sentence or a list of them:
     {img_id: COCO_train2014_<id>_<n>, sents, bbox: xywh, height, width}
-    {img_path, expression, bbox: xyxy, image_id, sent_id, split, height, width}""",
+    {img_path, expression, bbox: xyxy, image_id, sent_id, split, height, width}
+    {ref_id, image_id, split, sentences: [{raw, sent}], bbox: xyxy, raw_image_info: {height, width} as text}""",
     rule="per image one dialogue over all expressions, cut evenly into segments of at most 9 questions, each question "
     "in a random one of two directions",
     read=read,
     expected={"refs": 126_908, "sentences": 321_327, "samples in mix665k": 48_447},
     images="coco/train2017",
     prompt=PROMPT,
+    options={"boxes": "xywh or xyxy, what the boxes of rows are (judged from all of them)"},
     drops={
         **BOX_DROPS,
         NOT_TRAIN: "an expression of a validation or test split, in a file that has a train split",
@@ -251,8 +250,9 @@ or flat rows per sentence, .json or .jsonl:
     },
     repairs={
         **BOX_REPAIRS,
+        "other-split-left-aside": "a file with the same expressions under another split (google beside unc or umd)",
         "empty-sentence-left-out": "one of a ref's sentences is empty or its box is bad",
-        "boxes-read-as-xywh": "flat rows whose boxes were judged to be x, y, width, height",
-        "boxes-read-as-xyxy": "flat rows whose boxes were judged to be corners",
+        "boxes-read-as-xywh": "rows whose boxes were judged to be x, y, width, height",
+        "boxes-read-as-xyxy": "rows whose boxes were judged to be corners",
     },
 )

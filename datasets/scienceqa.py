@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from llavaflow.datasets._raw import elements, find, load
+from llavaflow.datasets._raw import elements, find, load, search
 from llavaflow.datasets._sample import Sample, Turn
 from llavaflow.datasets._source import Reading, Source, rejected
 from llavaflow.infra.errors import InputError
@@ -41,6 +41,7 @@ OUTPUTS = {
 }
 DEFAULT_FORMAT, DEFAULT_SPLIT = "QCM-LEA", "train"
 BECAUSE = "BECAUSE:"
+_SPLIT_FOLDERS = ("train", "val", "test")
 
 
 def read(path: Path, reading: Reading) -> Iterator[Sample]:
@@ -53,7 +54,7 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
     wanted = _split(file, reading)
 
     def build(item: tuple[str, dict[str, Any]]) -> Sample:
-        number, raw = item
+        number, raw = item[0], item[1]
         if wanted is not None and number not in wanted:
             return rejected("scienceqa", f"problem/{number}", "not-in-split")
         return _sample(number, raw, asked, told, reading)
@@ -70,13 +71,16 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
 
 def _split(file: Path, reading: Reading) -> dict[str, None] | None:
     """The ids of the split; None without a split list, when every problem is read."""
-    listed = file.parent / "pid_splits.json"
-    if not listed.exists():
+    listed = search(file.parent, "pid_splits.json", source="scienceqa")
+    if listed is None:
         return None
     splits = load(listed)
     name = reading.options.get("split", DEFAULT_SPLIT)
+    if not isinstance(splits, dict):
+        raise InputError(f"{listed} is not a mapping of splits to lists of problem ids.")
     if name not in splits:
-        raise InputError(f"no split '{name}' in {listed} (it has {', '.join(splits)}); choose: --option split=NAME.")
+        there = ", ".join(splits) or "none"
+        raise InputError(f"no split '{name}' in {listed} (it has {there}); choose: --option split=NAME.")
     if not isinstance(splits[name], list):
         raise InputError(f"split '{name}' in {listed} is not a list of problem ids.")
     return dict.fromkeys(str(number) for number in splits[name])
@@ -139,7 +143,7 @@ SOURCE = Source(
     licence="CC BY-NC-SA 4.0",
     layout="""problems.json     {id: {question, choices, answer, hint, image: image.png | null, lecture, solution}}
 pid_splits.json   {train: [..], val: [..], test: [..], minitrain: [..], ...}   (without it every problem is read)
-<split>/<id>/image.png""",
+train/<id>/image.png, val/<id>/image.png, test/<id>/image.png""",
     rule="one question and answer per problem in the chosen format; pictures behind the question",
     read=read,
     expected={
@@ -147,6 +151,7 @@ pid_splits.json   {train: [..], val: [..], test: [..], minitrain: [..], ...}   (
         "minitest": 424,
     },  # fmt: skip
     images="scienceqa/images",
+    shelves=("images", *_SPLIT_FOLDERS, *(f"images/{split}" for split in _SPLIT_FOLDERS)),
     drops={
         "not-in-split": "a problem of another split",
         "bad-choices": "a right choice that is not among the choices",

@@ -1,4 +1,4 @@
-"""URL tables: parquet, CSV, TSV, JSON lines or plain text in; one entry per distinct URL out, under a stable id.
+"""URL tables: parquet, CSV, TSV, JSON or plain text in; one entry per distinct URL out, under a stable id.
 
 The id is the digest of the URL, so a URL keeps its id when the table grows or changes its order, and a refresh can
 tell what is new. Sorting by it also mixes the hosts, which keeps a download from hammering one of them.
@@ -14,7 +14,7 @@ from typing import Any
 
 from llavaflow.infra.errors import InputError
 
-READERS = (".parquet", ".csv", ".tsv", ".jsonl", ".txt")
+READERS = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".txt")
 ID_DIGITS = 16
 
 
@@ -34,7 +34,7 @@ def url_id(url: str) -> str:
 
 def read_urls(path: Path, url_column: str, caption_column: str | None) -> tuple[list[Entry], list[Entry]]:
     """The first entry of every distinct URL, sorted by id, and the entries that repeat one."""
-    table = _read(path)
+    table = _read(path, url_column, caption_column)
     for column in filter(None, (url_column, caption_column)):
         if column not in table.column_names:
             names = ", ".join(table.column_names)
@@ -61,10 +61,12 @@ def parents_by_row(root: Path, fingerprint: str, file: str) -> Mapping[int, str]
     return {row["row"]: f"{fingerprint}:{row['id']}" for row in rows if row["file"] == file}
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, url_column: str, caption_column: str | None) -> Any:
     import pyarrow.csv
     import pyarrow.json
     import pyarrow.parquet
+
+    from llavaflow.datasets.url_table import pairs
 
     if not path.is_file() or path.suffix not in READERS:
         raise InputError(f"no URL table at {path}. Give an existing file that ends in {', '.join(READERS)}.")
@@ -75,7 +77,20 @@ def _read(path: Path) -> Any:
             return pyarrow.json.read_json(path)
         if path.suffix == ".txt":
             return pyarrow.table({"url": path.read_text().split()})
+        if path.suffix == ".json" or _has_no_header(path):
+            # the tables of SBU and Conceptual Captions name no columns
+            rows = list(pairs(path))
+            if not rows or not all(isinstance(row, tuple) for row in rows):
+                raise InputError(f"{path} is no table of addresses and texts. See `pipeline show source:url-table`.")
+            urls, texts = zip(*rows, strict=True)
+            return pyarrow.table({url_column: urls} | ({caption_column: texts} if caption_column else {}))
         delimiter = "\t" if path.suffix == ".tsv" else ","
         return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter))
     except pyarrow.ArrowInvalid as error:
         raise InputError(f"cannot read the URL table {path}: {error}") from error
+
+
+def _has_no_header(path: Path) -> bool:
+    """Whether a separated table starts with an address instead of the names of its columns."""
+    with path.open("rb") as stream:
+        return b"://" in stream.readline()

@@ -69,18 +69,27 @@ def read(
     reading = Reading(seed=seed, tolerate=tolerate, options=_named(options, found.options, source_name))
     for path_out in filter(None, (out, quarantine)):
         refuse_existing(path_out, force)
-    root = images or (path if path.is_dir() else path.parent)
     if images is not None and not images.is_dir():
         raise InputError(f"{images} is not a folder. Give the folder that holds the images of {source_name}.")
-    tally = Tally(folder=ImageFolder(root), drop_missing=drop_missing)
+    # a file of annotations often has a folder of its own beside those of the images
+    roots = [images] if images else [path] if path.is_dir() else [path.parent, path.parent.parent]
+    folder = ImageFolder(*roots, *(root / shelf for root in roots for shelf in found.shelves))
+    tally = Tally(folder=folder, drop_missing=drop_missing)
     try:
-        write_records(out, tally.kept(found.read(path, reading)))
+        write_records(out, tally.kept(_refuse_none(found.read(path, reading), reading, path)))
     finally:
         # when too many are malformed, the list is what is needed most
-        if quarantine is not None and reading.quarantine:
+        if quarantine is not None:
             write_records(quarantine, reading.quarantine)
     document = tally.document(source_name, reading)
     emit(document, as_json, lambda console: _render(console, document, out, found.mendings() | found.reasons()))
+
+
+def _refuse_none(samples: Iterator[Sample], reading: Reading, path: Path) -> Iterator[Sample]:
+    """The samples; InputError when there was not one raw record to make them from."""
+    yield from samples
+    if not reading.records:
+        raise InputError(f"{path} holds no records. Is it the right file, and is it whole?")
 
 
 def _named(options: tuple[str, ...], known: Mapping[str, str], source_name: str) -> dict[str, str]:

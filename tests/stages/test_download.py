@@ -282,6 +282,15 @@ def test_url_tables_of_every_format_and_broken_ones(tmp_path: Path) -> None:
         == reference
         == read_urls(tmp_path / "a.jsonl", "URL", "TEXT")[0]
     )
+    # as published: Conceptual Captions without a header, SBU as two lists
+    (tmp_path / "cc.tsv").write_text("".join(f"{entry.caption}\t{entry.url}\n" for entry in reference))
+    sides = {"image_urls": [e.url for e in reference], "captions": [e.caption for e in reference]}
+    (tmp_path / "sbu.json").write_text(json.dumps(sides))
+    for name in ("cc.tsv", "sbu.json"):
+        assert [entry.url for entry in read_urls(tmp_path / name, "URL", "TEXT")[0]] == [e.url for e in reference]
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(InputError, match="empty.json is no table of addresses and texts"):
+        read_urls(tmp_path / "empty.json", "URL", "TEXT")
     assert [entry.id for entry in read_urls(tmp_path / "a.txt", "url", None)[0]] == [entry.id for entry in reference]
     with pytest.raises(InputError, match="no column 'link'.*It has URL, TEXT"):
         read_urls(tmp_path / "a.csv", "link", None)
