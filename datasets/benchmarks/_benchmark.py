@@ -157,6 +157,8 @@ class Benchmark:
     judged: bool = False
     # said where answers and gold do not match: the editions of the gold that exist
     editions: str = ""
+    # whether the authors gave one id to several questions
+    ids_repeat: bool = False
 
     def score(
         self, answers: Sequence[Answer], gold: Path, options: Options | None = None, judge: Judge | None = None
@@ -172,7 +174,10 @@ class Benchmark:
 
         items = self.items(gold, options)
         try:
-            return join(items, answers, self.names, benchmark=self.name, allow_missing=options.allow_missing)
+            return join(
+                items, answers, self.names, benchmark=self.name, allow_missing=options.allow_missing,
+                ids_repeat=self.ids_repeat,
+            )  # fmt: skip
         except InputError as error:
             raise InputError(f"{error} {self.editions}".strip()) from error
 

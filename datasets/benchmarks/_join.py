@@ -4,7 +4,8 @@ An item carries the names under which answer files may know it (its id; its imag
 proposes names, the surest first, and takes the first one that belongs to exactly one item. A name shared by several
 items (MME's image id, TextVQA's image id) is skipped, never guessed; only twins, the same question about the same
 image asked twice, are taken in turn. Ids that match nothing and count 0..n-1 or 1..n are places in the gold. Line order
-counts only when no answer carries anything that could be an identity. The remarks say which of these was needed.
+counts only when no answer carries anything that could be an identity. The remarks say which of these was needed, and
+how many answers were given to another question than the gold's of the same id (VizWiz counts every split from 0).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from llavaflow.datasets.benchmarks._benchmark import Answer, Item, Names, Pair
 from llavaflow.infra.errors import InputError
 
 EXAMPLES = 5
+# the edition of POPE that LLaVA pins misspells questions that a later one mends
+MISSPELT, MENDED = "imange", "image"
 TAILS = re.compile(
     r"\n?(Answer the question (using|with) a single word( or phrase)?\.?"
     r"|Answer with the option's letter from the given choices directly\.?"
@@ -36,7 +39,7 @@ class Joined:
 
 def question_of(prompt: str) -> str:
     """The bare question of a prompt: without the image token and the lines that ask for a form of answer."""
-    return TAILS.sub("", prompt.replace("<image>", "")).strip().lower()
+    return TAILS.sub("", prompt.replace("<image>", "")).strip().lower().replace(MISSPELT, MENDED)
 
 
 def image_name(image: str) -> str:
@@ -67,12 +70,24 @@ def usual_names(answer: Answer) -> Iterable[str]:
 
 
 def join(
-    items: Sequence[Item], answers: Sequence[Answer], names: Names, *, benchmark: str, allow_missing: bool
+    items: Sequence[Item],
+    answers: Sequence[Answer],
+    names: Names,
+    *,
+    benchmark: str,
+    allow_missing: bool,
+    ids_repeat: bool = False,
 ) -> Joined:
-    """The answer of every item. Raises InputError for duplicates, unknown ids and (unless allowed) holes."""
+    """The answer of every item. Raises InputError for duplicates, unknown ids and (unless allowed) holes.
+
+    ids_repeat: an id that the gold itself gives to several questions is theirs in turn, the replies in alphabetical
+    order, so that the order of the file changes nothing.
+    """
     if _without_identity(answers):
         return _by_order(items, answers, benchmark)
-    taken, strangers, doubles = _take(items, answers, names)
+    if ids_repeat:
+        answers = sorted(answers, key=lambda answer: answer.text)
+    taken, strangers, doubles = _take(items, answers, names, ids_repeat)
     notes: tuple[str, ...] = ()
     if len(strangers) == len(answers) and (placed := _by_place(answers, len(items))):
         taken, strangers, notes = placed, [], ("ids are places in the gold file: none of them is a gold id",)
@@ -83,14 +98,39 @@ def join(
     if strangers:
         notes += (f"{len(strangers)} answers belong to no question of this gold and were left out",)
     pairs = [Pair(item=item, answer=answer) for item, answer in zip(items, taken, strict=True)]
-    return Joined(pairs=pairs, notes=notes, unknown=len(strangers))
+    return Joined(pairs=pairs, notes=(*notes, *_other_questions(pairs)), unknown=len(strangers))
+
+
+def _other_questions(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """A remark where answers were given to another question than the gold's."""
+    others = [pair for pair in pairs if pair.answer and not _same_question(pair.item.text, pair.answer.prompt)]
+    if not others:
+        return ()
+    first = others[0].answer
+    assert first is not None, "only pairs with an answer were kept"
+    return (
+        f"{len(others)} answers were given to another question than the gold's of that id (first: {first.id!r} asks "
+        f"{first.prompt[:60]!r}, the gold {others[0].item.text[:60]!r}): is the gold of another split or version?",
+    )
+
+
+def _same_question(question: str, prompt: str) -> bool:
+    """Whether a prompt can be the question; yes where either is not known. Only letters and digits are compared."""
+    if not question or not prompt or question in prompt:
+        return True
+    asked_, put = _bare(question), _bare(prompt)
+    return asked_ in put or put in asked_
+
+
+def _bare(text: str) -> str:
+    return "".join(character for character in question_of(text) if character.isalnum())
 
 
 def _take(
-    items: Sequence[Item], answers: Sequence[Answer], names: Names
+    items: Sequence[Item], answers: Sequence[Answer], names: Names, ids_repeat: bool
 ) -> tuple[list[Answer | None], list[Answer], list[Answer]]:
     """The answer of every item, the answers without an item, and those to an item that has one."""
-    index = _index(items)
+    index = _index(items, ids_repeat)
     taken: list[Answer | None] = [None] * len(items)
     strangers: list[Answer] = []
     doubles: list[Answer] = []
@@ -104,14 +144,14 @@ def _take(
     return taken, strangers, doubles
 
 
-def _index(items: Sequence[Item]) -> dict[str, list[int]]:
-    """The places of every name: one, several for twins, none for a name that different items share."""
+def _index(items: Sequence[Item], ids_repeat: bool) -> dict[str, list[int]]:
+    """The places of every name: one, several for twins and repeated ids, none for what else different items share."""
     index: dict[str, list[int]] = {}
     for place, item in enumerate(items):
         for name in item.names:
             known = index.setdefault(name, [place])
             if known and known[-1] != place:
-                if _twins(items[known[0]], item):
+                if _twins(items[known[0]], item) or (ids_repeat and name == item.id):
                     known.append(place)
                 else:
                     known.clear()

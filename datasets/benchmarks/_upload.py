@@ -24,7 +24,9 @@ def write(benchmark: Benchmark, answers: Sequence[Answer], questions: Path | Non
     if questions is None:
         raise InputError("an upload file holds every question of the split: give --questions FILE (or --gold).")
     items = _questions(questions) if _is_questions(questions) else benchmark.items(questions, options)
-    joined = join(items, answers, benchmark.names, benchmark=benchmark.name, allow_missing=True)
+    joined = join(
+        items, answers, benchmark.names, benchmark=benchmark.name, allow_missing=True, ids_repeat=benchmark.ids_repeat
+    )
     if joined.unknown:
         raise InputError(f"{benchmark.name}: {joined.unknown} answers are not among the questions of {questions}.")
     benchmark.upload(joined.pairs, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from llavaflow.datasets.benchmarks._join import names_of, usual_names
 from llavaflow.infra.errors import InputError
 
 LETTERS = "ABCDEFGH"
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 FRONT_LETTER = re.compile(r"^\s*([A-Z])\.")
 
 
@@ -38,16 +40,15 @@ def _item(row: Row, number: int, path: Path) -> Item:
 
 
 def letter(text: str) -> str:
-    """A letter with a full stop in front of the reply, else the whole reply without edge space and final stop."""
+    """A letter with a full stop in front of the reply, else the whole reply without punctuation and edge space."""
     front = FRONT_LETTER.match(text)
-    return front.group(1) if front else text.strip().rstrip(".")
+    return front.group(1) if front else text.translate(NO_PUNCTUATION).strip()
 
 
 def _rule(item: Item, text: str) -> Mark:
     read = letter(text)
-    return Mark(
-        value=float(read.upper() == item.gold), read=read if len(read) == 1 and read.upper() in LETTERS else None
-    )
+    known = len(read) == 1 and read.upper() in LETTERS
+    return Mark(value=float(read.upper() == item.gold), read=read if known else None)
 
 
 def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
@@ -59,7 +60,10 @@ BENCHMARK = Benchmark(
     title="AI2D test",
     layout="test.jsonl: {image, question, question_id, answer (letter)}, or lmms-eval's rows with options and number",
     prompt="{question}\\nA. ...\\nAnswer with the option's letter from the given choices directly.",
-    rule="Exact letter: the reply, or the letter before a full stop at its start, equals the gold letter.",
+    rule=(
+        "Exact letter: the letter before a full stop at the reply's start, else the whole reply, equals the gold "
+        "letter, whatever its case and punctuation."
+    ),
     source="lmms-eval ai2d/utils.py",
     read=_read,
     mark=pooled(_rule, _metrics),

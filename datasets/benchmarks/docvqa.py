@@ -60,7 +60,7 @@ def similarity(reply: str, golds: Sequence[str], normal: Callable[[str], str], o
     scores = []
     for gold in golds:
         left, right = normal(gold), normal(reply)
-        longest = max(len(gold), len(reply)) if original_length else max(len(left), len(right))
+        longest = max(len(gold.upper()), len(reply.upper())) if original_length else max(len(left), len(right))
         scores.append(1 - edit_distance(left, right) / longest if longest else 1.0)
     best = max(scores, default=0.0)
     return best if best >= THRESHOLD else 0.0

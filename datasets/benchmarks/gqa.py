@@ -5,16 +5,28 @@ Source of the rule: LLaVA `convert_gqa_for_eval.py` (lower case, final full stop
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llavaflow.datasets.benchmarks._benchmark import Benchmark, Item, Mark, Metrics, Options, Pair, grouped, pooled
+from llavaflow.datasets.benchmarks._benchmark import (
+    Benchmark,
+    Item,
+    Mark,
+    Metrics,
+    Options,
+    Pair,
+    grouped,
+    pooled,
+    score_of,
+)
 from llavaflow.datasets.benchmarks._files import find, load
 from llavaflow.datasets.benchmarks._join import asked, usual_names
 from llavaflow.datasets.benchmarks._vqa import write_upload
 from llavaflow.infra.errors import InputError
 
 OPEN = "query"
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _read(gold: Path, options: Options) -> list[Item]:
@@ -55,10 +67,16 @@ def _rule(item: Item, text: str) -> Mark:
     return Mark(value=float(read == item.gold), read=read)
 
 
+def _lmms_eval(item: Item, text: str) -> Mark:
+    read, gold = (side.lower().translate(NO_PUNCTUATION) for side in (text, item.gold))
+    return Mark(value=float(read == gold), read=read)
+
+
 def _metrics(pairs: Sequence[Pair], marks: Sequence[Mark]) -> Metrics:
     halves = grouped(pairs, marks, lambda item: ("open" if item.group == OPEN else "binary") if item.group else "")
     return {
         **halves,
+        "lmms_eval_exact_match": score_of(pairs, _lmms_eval),
         "structural": grouped(pairs, marks, lambda item: item.group),
         "semantic": grouped(pairs, marks, lambda item: str(item.meta.get("semantic", ""))),
     }
@@ -74,7 +92,10 @@ BENCHMARK = Benchmark(
     layout="testdev_balanced_questions.json: {question id: {question, imageId, answer, types, ...}}",
     prompt="{question}\\nAnswer the question using a single word or phrase.",
     rule="Exact match after lower-casing and stripping final full stops, over all questions.",
-    source="LLaVA convert_gqa_for_eval.py and GQA eval.py (binary: verify, logical, choose, compare; open: query)",
+    source=(
+        "LLaVA convert_gqa_for_eval.py and GQA eval.py (binary: verify, logical, choose, compare; open: query); "
+        "metrics.lmms_eval_exact_match: lmms-eval gqa.yaml, which drops all punctuation on both sides"
+    ),
     column="GQA",
     read=_read,
     mark=pooled(_rule, _metrics),

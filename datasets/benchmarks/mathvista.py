@@ -61,11 +61,14 @@ def _item(row: Mapping[str, Any], path: Path) -> Item:
     )
 
 
+def stored(pair: Pair) -> str | None:
+    """The extraction that the answer file holds. An empty one counts as it is, unless the file has no other."""
+    found = pair.answer.row.get("extraction") if pair.answer else None
+    return None if found is None else str(found)
+
+
 def stated(pair: Pair) -> str | None:
-    """The answer that a reply states, stored or by upstream's shortcuts; None where upstream asks a judge."""
-    stored = pair.answer.row.get("extraction") if pair.answer else None
-    if stored not in (None, ""):
-        return str(stored)
+    """The answer that a reply states by upstream's shortcuts; None where upstream asks a judge."""
     reply = pair.text
     if reply == "" or reply in pair.item.options:
         return reply
@@ -81,7 +84,10 @@ def stated(pair: Pair) -> str | None:
 
 def extracted(pairs: Sequence[Pair], judge: Judge | None) -> list[str]:
     """The answer of every reply: stated in it, by the judge, or without a judge the reply itself."""
-    found = [stated(pair) for pair in pairs]
+    known = [stored(pair) for pair in pairs]
+    if not any(known):
+        known = [None] * len(pairs)
+    found = [stated(pair) if answer is None else answer for pair, answer in zip(pairs, known, strict=True)]
     open_places = [place for place, answer in enumerate(found) if answer is None]
     if judge is None or not open_places:
         return [pair.text if answer is None else answer for pair, answer in zip(pairs, found, strict=True)]
@@ -126,9 +132,9 @@ def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Score
     metrics: dict[str, Any] = {"average": mean(mark.value for mark in marks)}
     metrics |= {key: grouped(pairs, marks, partial(_value, key)) for key in KEYS}
     metrics["skills"] = _skills(pairs, marks)
-    stored = sum(bool(pair.answer and pair.answer.row.get("extraction")) for pair in pairs)
-    metrics["stored_extractions"] = stored
-    notes = () if stored or judge else ("no stored extractions and no judge: replies are read by rule alone",)
+    extractions = sum(bool(stored(pair)) for pair in pairs)
+    metrics["stored_extractions"] = extractions
+    notes = () if extractions or judge else ("no stored extractions and no judge: replies are read by rule alone",)
     return Scored(score=metrics["average"], marks=marks, metrics=metrics, notes=notes)
 
 

@@ -154,11 +154,11 @@ def test_mmbench_without_answers_is_a_test_set(write: Any) -> None:
 def test_ai2d_takes_the_letter(write: Any) -> None:
     rows = [
         {"question_id": f"{n}.png-1", "image": f"images/{n}.png", "question": f"Q{n}{LETTER}", "answer": "B"}
-        for n in range(4)
+        for n in range(5)
     ]
-    texts = {f"{n}.png-1": text for n, text in enumerate(("B", "B. blue", "b", "It is B"))}
+    texts = {f"{n}.png-1": text for n, text in enumerate(("B", "B. blue", "b", "(B)", "It is B"))}
     result = score("ai2d", write("a.json", texts), write("test.jsonl", rows))
-    assert (result.score, result.unparsed) == (75.0, 1)
+    assert (result.score, result.unparsed) == (80.0, 1)
 
 
 def test_realworldqa_takes_letters_and_words(write: Any) -> None:
@@ -232,3 +232,22 @@ def test_tricky_replies_are_wrong_not_fatal(write: Any, name: str) -> None:
     for place in range(len(TRICKY)):
         texts = {id: TRICKY[(place + n) % len(TRICKY)] for n, id in enumerate(ids)}
         assert 0 <= score(name, write("a.json", texts), gold(write)).score < 100
+
+
+@pytest.mark.parametrize("prompts", [True, False])
+def test_seed_knows_two_questions_of_one_id_apart(write: Any, prompts: bool) -> None:
+    """The official file gives id 49914 to two of its 19,242 questions; the order of the answers says nothing."""
+    gold = [
+        {"question_id": "49914", "question": f"Q{n}?", "answer": letter, "data_type": "image", "question_type_id": 1}
+        for n, letter in enumerate("BA")
+    ]
+    rows = [
+        {"question_id": 49914, "text": text, **({"prompt": f"Q{n}?\nA. x\nB. y{LETTER}"} if prompts else {})}
+        for n, text in enumerate("AA")
+    ]
+    rows[0 if prompts else 1]["text"] = "B"
+    path = write("SEED-Bench.json", {"questions": gold, "question_type": {"Scene": 1}})
+    scores = [score("seed", write("a.jsonl", order), path).score for order in (rows, rows[::-1])]
+    assert scores == ([100.0, 100.0] if prompts else [0.0, 0.0])
+    with pytest.raises(InputError, match="repeat a question"):
+        score("seed", write("b.jsonl", [*rows, rows[0]]), path)

@@ -184,3 +184,14 @@ def test_questions_file_in_vqa_form_gives_the_prompts(write: Any) -> None:
         "gqa", write("a.json", {str(5 + n): "red" for n in range(3)}), gqa(write), questions=write("q.json", questions)
     )
     assert result.score == 100.0
+
+
+def test_answers_to_another_split_with_the_same_ids_are_told(write: Any) -> None:
+    """VizWiz counts the questions of every split from 0, so the ids alone do not show it."""
+    gold = [{"image": f"{n}.jpg", "question": f"What is {n}?", "answers": [{"answer": "x"}] * 10} for n in range(3)]
+    said = [{"question_id": n, "prompt": f"What is {n}?{SHORT}", "text": "x"} for n in range(3)]
+    path = write("val.json", gold)
+    assert score("vizwiz", write("a.jsonl", said), path).notes == ()
+    said[1]["prompt"] = f"Which bus?{SHORT}"
+    (note,) = score("vizwiz", write("b.jsonl", said), path).notes
+    assert "1 answers were given to another question" in note and "'1' asks 'Which bus?" in note

@@ -234,6 +234,11 @@ def test_mathvista_prefers_the_stored_extraction_and_asks_a_judge_for_essays(wri
     assert score("mathvista", answers, gold).score == 50.0
     assert score("mathvista", answers, gold, lambda prompts: [" 4\n"] * len(prompts)).score == 100.0
     assert score("mathvista", answers, gold).metrics["skills"] == {"arithmetic": 50.0}
+    # an empty extraction beside others is what upstream scored; a file with none but empty ones was never extracted
+    stored["2"] = {"response": "4", "extraction": ""}
+    assert score("mathvista", write("b.json", stored), gold).score == 50.0
+    del stored["1"]["extraction"]
+    assert score("mathvista", write("c.json", stored), gold).score == 50.0
 
 
 def test_tricky_replies_are_handled(write: Any) -> None:

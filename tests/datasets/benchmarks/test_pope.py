@@ -99,3 +99,10 @@ def test_tricky_replies_never_stop_the_scorer(write: Any) -> None:
     rows = replies({split: texts[place * 4 : place * 4 + 4] for place, split in enumerate(FIRST)})
     result = score("pope", write("a.jsonl", rows), gold(write))
     assert 0 <= result.score <= 100 and result.unparsed == 0
+
+
+def test_questions_that_a_later_edition_spells_better_are_the_same(write: Any) -> None:
+    gold = [{"question_id": 1, "image": "a.jpg", "text": "Is there an umbrella in the image?", "label": "yes"}]
+    rows = [{"question_id": 1, "prompt": f"Is there an umbrella in the imange?{SHORT}", "text": "Yes"}]
+    result = score("pope", write("a.jsonl", rows), write("coco_pope_adversarial.json", gold))
+    assert result.score == 100 and not any("another question" in note for note in result.notes)
