@@ -9,6 +9,7 @@ subject. Which question a row answers is left to the join; here a row only gets 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +22,8 @@ IDS = ("question_id", "questionId", "id", "index", "pid", "sent_id", "qid", "ima
 TEXTS = ("text", "response", "prediction", "predicted_answer", "outputs", "output", "pred", "pred_answer", "answer")
 PROMPTS = ("prompt", "question", "query", "expression", "sent", "sents")
 NO_ID = "-1"
+# an image names no question; the boxes' metric calls the id its own way
+SAMPLE_IDS = (*IDS[:-2], "ann_id")
 IMAGES = ("image", "img_path", "imgname", "image_id", "img_id")
 
 
@@ -55,14 +58,11 @@ def with_questions(answers: list[Answer], questions: Path | None) -> list[Answer
 def _filled(answer: Answer, row: Mapping[str, Any] | None) -> Answer:
     if row is None:
         return answer
-    return Answer(
-        id=answer.id,
-        text=answer.text,
-        line=answer.line,
+    return replace(
+        answer,
         prompt=answer.prompt or str(row.get("text") or row.get("question") or ""),
         image=answer.image or str(row.get("image") or row.get("image_id") or ""),
         group=answer.group or str(row.get("category") or ""),
-        row=answer.row,
     )
 
 
@@ -128,20 +128,25 @@ def _direct(row: Mapping[str, Any]) -> Any:
 
 
 def _sample(row: Mapping[str, Any], line: int) -> Answer:
-    """One line of an lmms-eval samples file: the filtered reply is what its own metric saw."""
+    """One line of an lmms-eval samples file: the filtered reply is what its own metric saw.
+
+    Newer versions leave the document out; the ids and categories that it had are then in the values of the metrics.
+    """
     doc = row.get("doc")
     doc = doc if isinstance(doc, Mapping) else {}
+    values = [value for value in row.values() if isinstance(value, Mapping) and value is not doc]
     reply = row.get("filtered_resps") or row.get("resps") or ""
     while isinstance(reply, list):
         reply = reply[0] if reply else ""
     return Answer(
-        id=_first(doc, IDS[:-2]) or str(row["doc_id"]),
+        id=next((id for known in (doc, *values) if (id := _first(known, SAMPLE_IDS))), ""),
         text=_plain(reply),
         line=line,
-        prompt=_first(doc, PROMPTS),
+        prompt=_first(doc, PROMPTS) or _first(row, ("input",)),
         image=str(doc.get("image_source") or doc.get("image_id") or ""),
-        group=str(doc.get("category") or ""),
+        group=next((group for known in (doc, *values) if (group := _first(known, ("category",)))), ""),
         row={**doc, **{key: value for key, value in row.items() if key not in ("doc", "arguments")}},
+        place=int(row["doc_id"]) if str(row["doc_id"]).isdecimal() else None,
     )
 
 
@@ -171,10 +176,7 @@ def _joined(path: Path) -> Iterator[Answer]:
 def _without_useless_ids(answers: list[Answer]) -> list[Answer]:
     """Drop an id that says nothing (ChartQA's published lines have -1 throughout)."""
     if {answer.id for answer in answers} == {NO_ID}:
-        return [
-            Answer(id="", text=a.text, line=a.line, prompt=a.prompt, image=a.image, group=a.group, row=a.row)
-            for a in answers
-        ]
+        return [replace(answer, id="") for answer in answers]
     return answers
 
 

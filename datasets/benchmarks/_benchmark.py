@@ -57,7 +57,10 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One stored answer: the reply, what the file says about its question, and the row it came from."""
+    """One stored answer: the reply, what the file says about its question, and the row it came from.
+
+    `place` is the tool's own count of the questions from 0, which no gold file knows: it is not an id.
+    """
 
     id: str
     text: str
@@ -66,6 +69,7 @@ class Answer:
     image: str = ""
     group: str = ""
     row: Mapping[str, Any] = field(default_factory=dict)
+    place: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

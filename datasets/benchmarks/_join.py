@@ -3,9 +3,10 @@
 An item carries the names under which answer files may know it (its id; its image with its question); an answer
 proposes names, the surest first, and takes the first one that belongs to exactly one item. A name shared by several
 items (MME's image id, TextVQA's image id) is skipped, never guessed; only twins, the same question about the same
-image asked twice, are taken in turn. Ids that match nothing and count 0..n-1 or 1..n are places in the gold. Line order
-counts only when no answer carries anything that could be an identity. The remarks say which of these was needed, and
-how many answers were given to another question than the gold's of the same id (VizWiz counts every split from 0).
+image asked twice, are taken in turn. Ids that match nothing and count 0..n-1 or 1..n are places in the gold, and so is
+lmms-eval's doc_id where nothing else is known and the questions agree. Line order counts only when no answer carries
+anything that could be an identity. The remarks say which of these was needed, and how many answers were given to
+another question than the gold's of the same id (VizWiz counts every split from 0).
 """
 
 from __future__ import annotations
@@ -91,6 +92,9 @@ def join(
     notes: tuple[str, ...] = ()
     if len(strangers) == len(answers) and (placed := _by_place(answers, len(items))):
         taken, strangers, notes = placed, [], ("ids are places in the gold file: none of them is a gold id",)
+    counted = len(strangers) - len(strangers := _take_places(items, taken, strangers))
+    if counted:
+        notes += (f"{counted} answers have no id of their own and were joined by their place (doc_id) in the gold",)
     _refuse_doubles(doubles, benchmark)
     missing = [item for item, answer in zip(items, taken, strict=True) if answer is None]
     _refuse_strangers(strangers, missing, len(items), benchmark, allow_missing)
@@ -182,8 +186,25 @@ def _by_place(answers: Sequence[Answer], items: int) -> list[Answer | None] | No
     return [numbers[first + place] for place in range(items)]
 
 
+def _take_places(items: Sequence[Item], taken: list[Answer | None], strangers: Sequence[Answer]) -> list[Answer]:
+    """Give answers whose names told nothing to the questions at their places; returned are those that do not fit."""
+    left = []
+    for answer in strangers:
+        place = answer.place
+        if place is not None and place < len(items) and taken[place] is None and _fits(items[place], answer):
+            taken[place] = answer
+        else:
+            left.append(answer)
+    return left
+
+
+def _fits(item: Item, answer: Answer) -> bool:
+    """Whether the little that an answer says of its question is true of this one."""
+    return (not answer.id or answer.id in item.names) and _same_question(item.text, answer.prompt)
+
+
 def _without_identity(answers: Sequence[Answer]) -> bool:
-    return not any(answer.id or answer.prompt for answer in answers)
+    return not any(answer.id or answer.prompt or answer.place is not None for answer in answers)
 
 
 def _by_order(items: Sequence[Item], answers: Sequence[Answer], benchmark: str) -> Joined:

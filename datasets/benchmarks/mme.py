@@ -21,7 +21,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
     by_marks,
     mean,
 )
-from llavaflow.datasets.benchmarks._files import Row, find, read_bytes, rows
+from llavaflow.datasets.benchmarks._files import Row, find, kind_of, read_bytes, rows
 from llavaflow.datasets.benchmarks._join import question_of
 from llavaflow.infra.errors import InputError
 
@@ -44,20 +44,21 @@ def _read(gold: Path, options: Options) -> list[Item]:
 
 def _folder(gold: Path) -> Iterator[tuple[str, str, str, str]]:
     for category in CATEGORIES:
-        joined = gold / f"{category}.txt"
-        if joined.is_file():
-            yield from _joined(joined)
-        for path in sorted((gold / category).rglob("*.txt")) if (gold / category).is_dir() else ():
+        for joined in (gold / f"{category}.txt", gold / f"{category}.txt.gz"):
+            if joined.is_file():
+                yield from _joined(joined)
+                break
+        for path in sorted((gold / category).rglob("*.txt*")) if (gold / category).is_dir() else ():
             for line in _texts(path):
                 text, _, label = line.rpartition("\t")
-                yield category, path.stem, text, label
+                yield category, _stem(path), text, label
     tables = [path for path in sorted(gold.glob("*.jsonl")) if path.name.startswith(("gold", "test"))]
     for path in tables:
         yield from _file(path)
 
 
 def _file(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    if path.suffix == ".txt":
+    if kind_of(path) == ".txt":
         yield from _joined(path)
         return
     for row in rows(path):
@@ -77,7 +78,11 @@ def _joined(path: Path) -> Iterator[tuple[str, str, str, str]]:
         parts = line.split("\t")
         if len(parts) < 3:
             raise InputError(f"{path}, line {number} has {len(parts)} columns, not image, question, gold (and reply).")
-        yield path.stem, parts[0], parts[1], parts[2]
+        yield _stem(path), parts[0], parts[1], parts[2]
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".txt")
 
 
 def _texts(path: Path) -> list[str]:

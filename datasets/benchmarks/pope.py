@@ -98,7 +98,7 @@ def _place(answer: Answer) -> tuple[str, str]:
         split, _, number = answer.id.partition("/")
         return (split, number) if split in SPLITS else (answer.group, answer.id)
     millions, place = divmod(int(answer.id), MILLIONS)
-    if answer.group in SPLITS:
+    if answer.group in SPLITS or answer.place is not None:
         return answer.group, str(place)
     return BY_MILLIONS[millions] if millions < len(BY_MILLIONS) else "", str(place)
 

@@ -61,7 +61,7 @@ def test_answers_to_another_benchmark_are_refused(write: Any) -> None:
         score("gqa", write("a.json", {"x": "red", "y": "blue"}), gqa(write), allow_missing=True)
 
 
-@pytest.mark.parametrize("form", ["llava", "plain", "records", "upload", "lmms", "lmms-old", "gz"])
+@pytest.mark.parametrize("form", ["llava", "plain", "records", "upload", "lmms", "lmms-bare", "lmms-old", "gz"])
 def test_answer_files_of_every_tool_score_the_same(write: Any, form: str) -> None:
     texts = ["Red.", "blue", "red"]
     documents: dict[str, Any] = {
@@ -73,13 +73,17 @@ def test_answer_files_of_every_tool_score_the_same(write: Any, form: str) -> Non
             {"doc_id": n, "target": "red", "doc": {"id": str(n), "question": f"Q{n}?"}, "filtered_resps": [text]}
             for n, text in enumerate(texts)
         ],
+        "lmms-bare": [
+            {"doc_id": n, "target": "red", "input": f"Q{n}?{SHORT}", "filtered_resps": text, "exact_match": 1.0}
+            for n, text in enumerate(texts)
+        ],
         "lmms-old": {"args": {}, "logs": [{"doc_id": n, "resps": [[text]]} for n, text in enumerate(texts)]},
     }
     if form == "gz":
         path = Path(write("a.jsonl.gz", ""))
         path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows(texts)).encode()))
     else:
-        path = Path(write("a.jsonl" if form in ("llava", "lmms") else "a.json", documents[form]))
+        path = Path(write("a.jsonl" if form in ("llava", "lmms", "lmms-bare") else "a.json", documents[form]))
     result = score("gqa", path, gqa(write))
     assert result.score == pytest.approx(200 / 3)
     assert result.metrics["binary"] == 100 and result.metrics["open"] == 50
@@ -195,3 +199,27 @@ def test_answers_to_another_split_with_the_same_ids_are_told(write: Any) -> None
     said[1]["prompt"] = f"Which bus?{SHORT}"
     (note,) = score("vizwiz", write("b.jsonl", said), path).notes
     assert "1 answers were given to another question" in note and "'1' asks 'Which bus?" in note
+
+
+def test_doc_id_is_a_place_and_never_an_id(write: Any) -> None:
+    """lmms-eval counts documents from 0: its 1 is the second question, whatever question has the id 1."""
+    gold = write("gold.json", {f"{2 - n}": {"question": f"Q{n}?", "imageId": "i", "answer": f"a{n}"} for n in range(3)})
+    samples = [{"doc_id": n, "input": f"Q{n}?{SHORT}", "filtered_resps": f"a{n}"} for n in (2, 0, 1)]
+    result = score("gqa", write("a.jsonl", samples), gold)
+    assert result.score == 100 and "3 answers have no id of their own" in result.notes[0]
+    samples[0]["input"] = f"Other?{SHORT}"
+    with pytest.raises(InputError, match="unknown id: 'Other"):
+        score("gqa", write("b.jsonl", samples), gold)
+
+
+def test_ids_are_found_in_the_values_of_metrics(write: Any) -> None:
+    """Newer lmms-eval leaves the document out of its samples; what its metric kept of it must do."""
+    rows = [
+        {"index": index, "question": "Q?", "A": "x", "B": "y", "answer": letter}
+        for index, letter in ((7, "A"), (8, "B"))
+    ]
+    samples = [
+        {"doc_id": n, "input": "Q? A. x B. y", "filtered_resps": letter, "gpt_eval_score": {"index": index}}
+        for n, (index, letter) in enumerate(((8, "B"), (7, "A")))
+    ]
+    assert score("mmbench", write("a.jsonl", samples), write("gold.jsonl", rows)).score == 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,11 @@ def test_mme_reads_the_folder_as_published_and_its_own_joined_files(write: Any) 
     write("pub/existence/1.txt", "Is it? Please answer yes or no.\tYes\nIs it not? Please answer yes or no.\tNo\n")
     gold = Path(write("pub/readme", "")).parent
     joined = "1.txt\tIs it? Please answer yes or no.\tYes\tYes\n1.txt\tIs it not? Please answer yes or no.\tNo\tno\n"
-    result = score("mme", Path(write("res/existence.txt", joined)).parent, gold)
-    assert result.score == 200.0
+    answers = Path(write("res/existence.txt", joined)).parent
+    assert score("mme", answers, gold).score == 200.0
+    packed = Path(write("packed/readme", "")).parent
+    (packed / "existence.txt.gz").write_bytes(gzip.compress(joined.encode()))
+    assert score("mme", answers, packed).score == 200.0
 
 
 @pytest.mark.parametrize(

@@ -106,3 +106,18 @@ def test_questions_that_a_later_edition_spells_better_are_the_same(write: Any) -
     rows = [{"question_id": 1, "prompt": f"Is there an umbrella in the imange?{SHORT}", "text": "Yes"}]
     result = score("pope", write("a.jsonl", rows), write("coco_pope_adversarial.json", gold))
     assert result.score == 100 and not any("another question" in note for note in result.notes)
+
+
+def test_samples_that_name_no_split_are_joined_by_their_place(write: Any) -> None:
+    """A positive question stands in all three splits under one number, so nothing else tells them apart."""
+    folder = gold(write)
+    questions = [
+        (split, n) for split in ("adversarial", "popular", "random") for n in range(4)
+    ]  # fmt: skip
+    samples = [
+        {"doc_id": place, "input": f"Is there a {split} {n}?{SHORT}", "filtered_resps": ("yes", "no")[n % 2],
+         "pope_accuracy": {"question_id": str(n + 1), "score": 1.0}}
+        for place, (split, n) in enumerate(questions)
+    ]  # fmt: skip
+    random.Random(0).shuffle(samples)
+    assert score("pope", write("a.jsonl", samples), folder).score == 100
