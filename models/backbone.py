@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models.quantization import Quantization, settings_of
+from llavaflow.models.weights import load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bf16"]
 IMAGE_TOKEN = "<image>"
 ROWS_MULTIPLE = 64
-ORIGINAL_LANGUAGES = {"Llama": "llama", "Mistral": "mistral", "Qwen": "qwen2", "MPT": "mpt", "Mpt": "mpt"}
+ORIGINAL_LANGUAGES = {
+    "Llama": "llama",
+    "Mistral": "mistral",
+    "Qwen": "qwen2",
+    "Gemma": "gemma",
+    "MPT": "mpt",
+    "Mpt": "mpt",
+}
+# weights of an original LLaVA folder that are none of the language model's
+OTHER_WEIGHTS = ("mm_projector", "vision_tower", "image_newline", "rotary_emb.inv_freq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +79,10 @@ def load_backbone(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(
+    model = load_whole(
+        AutoModelForCausalLM,
         name,
+        known=OTHER_WEIGHTS if inner is not None else (),
         config=config,
         dtype=dtype(precision),
         # MPT's attention has one implementation

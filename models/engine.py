@@ -98,7 +98,19 @@ def start(objective: torch.nn.Module, optimization: Optimization, settings: dict
     engine, *_ = deepspeed.initialize(
         model=objective, optimizer=optimizer, lr_scheduler=scheduler, config=settings, dist_init_required=False
     )
+    _keep_norm(engine)
     return engine
+
+
+def _keep_norm(engine: Any) -> None:
+    """Without ZeRO and in float32 DeepSpeed clips gradients and forgets their norm, which the log and the guard ask."""
+    from deepspeed.runtime.utils import clip_grad_norm_
+
+    def clip() -> None:
+        parameters, most = engine.module.parameters(), engine.gradient_clipping()
+        engine._global_grad_norm = clip_grad_norm_(parameters, max_norm=most, mpu=engine.mpu)
+
+    engine.clip_fp32_gradients = clip
 
 
 def warmup_steps(steps: int, ratio: float) -> int:

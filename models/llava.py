@@ -27,6 +27,7 @@ from llavaflow.models.projector import Projector
 from llavaflow.models.quantization import Quantization, settings_of
 from llavaflow.models.templates import template
 from llavaflow.models.vision import add_stage, load_tower, set_image_size, shape_of
+from llavaflow.models.weights import load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +174,7 @@ def load(
         eager = "vision_config" if name == CONVLLAVA else "text_config"
         kernel = {"text_config": attention, "vision_config": attention} | {eager: "eager"}
     few_bits = settings_of(quantization, precision) if quantization else {}
-    model = model_class.from_pretrained(path, dtype=dtype(precision), attn_implementation=kernel, **few_bits)
+    model = load_whole(model_class, path, dtype=dtype(precision), attn_implementation=kernel, **few_bits)
     processor = load_processor(path, in_tiles=name in IN_TILES)
     config = model.config
     return Llava(

@@ -9,8 +9,9 @@ are written together, because one without the other is of no use.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from llavaflow.infra.errors import InputError
 from llavaflow.models import projector as projectors
 from llavaflow.models.backbone import original_body
 from llavaflow.models.llava import Llava
+from llavaflow.models.names import original_name, our_name
 from llavaflow.models.quantization import Quantization
 from llavaflow.models.weights import read_file
 
@@ -106,8 +108,13 @@ def merged(state: Mapping[str, torch.Tensor], scale: float) -> State:
     return plain
 
 
-def write(folder: Path, state: Mapping[str, torch.Tensor], lora: Lora, llava: Llava) -> None:
-    """Write adapter, its configuration and the other trained weights in upstream's naming."""
+def write(
+    folder: Path, state: Mapping[str, torch.Tensor], lora: Lora, llava: Llava, beside: Iterable[str] = ()
+) -> None:
+    """Write adapter, its configuration and the other trained weights in upstream's naming.
+
+    `beside`: what trained beside adapters and projector, such as weights of the tower, by its name in `state`.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -128,18 +135,19 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], lora: Lora, llava: Ll
     (folder / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
     file = projectors.from_transformers(state, llava.projector)
     others = {f"{UPSTREAM_PREFIX}{projectors.PREFIX}{key}": value for key, value in file.state.items()}
+    others |= {f"{UPSTREAM_PREFIX}{original_name(name, body)}": state[name] for name in beside}
     torch.save(others, folder / OTHERS)
 
 
 def _upstream(match: re.Match[str], body: str) -> str:
-    module = match.group(1).replace("model.language_model.", body, 1)
-    return f"{UPSTREAM_PREFIX}{module}.lora_{match.group(2)}.weight"
+    return f"{UPSTREAM_PREFIX}{original_name(match.group(1), body)}.lora_{match.group(2)}.weight"
 
 
 def merge_folder(llava: Llava, folder: Path) -> None:
     """Merge an adapter folder (ours or upstream's) into a model that was built for it.
 
-    Raises InputError when a file is missing, or the adapter was made for a model of other shapes.
+    Raises InputError when a file is missing, when the adapter was made for a model of other shapes, and when it holds
+    what cannot be merged by adding a product.
     """
     missing = [name for name in (CONFIG, OTHERS) if not (folder / name).is_file()]
     if missing:
@@ -147,20 +155,49 @@ def merge_folder(llava: Llava, folder: Path) -> None:
             f"{folder} lacks {' and '.join(missing)}: an adapter without the projector trained beside it gives "
             "gibberish. Take the folder that holds both files."
         )
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
-    file = projectors.read(folder / OTHERS)
-    projectors.check_fits(file.projector, llava.projector, str(folder / OTHERS))
+    scale = _scale(folder / CONFIG)
     state = dict(llava.model.state_dict())
-    for name, value in projectors.to_transformers(file).items():
-        key = f"model.multi_modal_projector.{name}"
-        state[key] = value.to(state[key].dtype)
+    _put_others(state, llava, folder / OTHERS)
     body = original_body(llava.model.config.text_config)
     for name, value in _read_adapter(folder).items():
-        module, weight = name.removeprefix(UPSTREAM_PREFIX).rsplit(".lora_", 1)
-        module = module.replace(body, "model.language_model.", 1)
-        _check_target(state.get(f"{module}.weight"), value, weight[0], f"{folder}: {name}")
-        state[f"{module}.lora_{weight}"] = value
-    llava.model.load_state_dict(merged(state, config["lora_alpha"] / config["r"]))
+        match = _PAIR.match(name.removeprefix(UPSTREAM_PREFIX))
+        if match is None:
+            raise InputError(f"{folder}: {name} is no matrix of a plain LoRA adapter: it cannot be merged.")
+        module = our_name(match.group(1), body)
+        _check_target(state.get(f"{module}.weight"), value, match.group(2), f"{folder}: {name}")
+        state[f"{module}.lora_{match.group(2)}.weight"] = value
+    llava.model.load_state_dict(merged(state, scale))
+
+
+def _scale(path: Path) -> float:
+    """What the product of the matrices is multiplied with."""
+    config = json.loads(path.read_text("utf-8"))
+    odd = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
+    if odd:
+        raise InputError(f"{path} sets {', '.join(odd)}: only adapters of one rank and scale can be merged.")
+    r, alpha = int(config["r"]), float(config["lora_alpha"])
+    return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
+
+
+def _put_others(state: State, llava: Llava, path: Path) -> None:
+    """The weights that were trained beside the adapters, all of them: projector, rows of the marks, tower, newline."""
+    file = projectors.read(path)
+    projectors.check_fits(file.projector, llava.projector, str(path))
+    found = {f"model.multi_modal_projector.{name}": value for name, value in projectors.to_transformers(file).items()}
+    rows = projectors.mark_rows(file, llava.im_start_end, str(path)) if file.embeddings is not None else None
+    if rows is not None:
+        table = next(name for name in state if name.endswith(projectors.TABLES))
+        found[table] = state[table].clone()
+        found[table][llava.mark_ids] = rows.to(state[table].dtype)
+    body = original_body(llava.model.config.text_config)
+    for name, value in read_file(path).items():
+        if not projectors.is_part(name):
+            found[our_name(name.removeprefix(UPSTREAM_PREFIX), body)] = value
+    for name, value in found.items():
+        if name not in state or state[name].shape != value.shape:
+            held = tuple(state[name].shape) if name in state else "nothing"
+            raise InputError(f"{path} holds {name} of {tuple(value.shape)}, the base {held}: it was made on another.")
+        state[name] = value.to(state[name].dtype)
 
 
 def _check_target(target: torch.Tensor | None, matrix: torch.Tensor, side: str, where: str) -> None:

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models import llava as llavas
 from llavaflow.models import projector as projectors
 from llavaflow.models.backbone import original_body
-from llavaflow.models.images import Size, parse_pinpoints
+from llavaflow.models.images import Aspect, Size, parse_pinpoints
 from llavaflow.models.llava import Design, Llava
+from llavaflow.models.names import NEWLINE, TOWER, original_name, our_name
+from llavaflow.models.parts import in_use
 from llavaflow.models.vision import save_tower, shape_of
 from llavaflow.models.weights import read_config, read_state
 
@@ -29,14 +31,17 @@ if TYPE_CHECKING:
 
     State = dict[str, torch.Tensor]
 
-TOWER = "vision_tower.vision_tower."
-NEWLINE = "model.image_newline"
 APART = "vision_tower"
-# class and model type that upstream writes for a body of this name
+# class and model type that upstream writes for a language model of this type
 ARCHITECTURES = {
-    "model.": ("LlavaLlamaForCausalLM", "llava_llama"),
-    "transformer.": ("LlavaMptForCausalLM", "llava_mpt"),
+    "llama": ("LlavaLlamaForCausalLM", "llava_llama"),
+    "mistral": ("LlavaMistralForCausalLM", "llava_mistral"),
+    "qwen2": ("LlavaQwenForCausalLM", "llava_qwen"),
+    "gemma": ("LlavaGemmaForCausalLM", "llava_gemma"),
+    "mpt_text": ("LlavaMptForCausalLM", "llava_mpt"),
 }
+# what upstream's code does where the configuration does not say
+DEFAULT_MERGE = "flat"
 
 
 def from_original(source: Path, vision: str | None) -> Llava:
@@ -52,17 +57,29 @@ def from_original(source: Path, vision: str | None) -> Llava:
         dtype = model.multi_modal_projector.linear_1.weight.dtype
         layers = projectors.to_transformers(file)
         model.multi_modal_projector.load_state_dict({key: value.to(dtype) for key, value in layers.items()})
-    trained = {
-        key.partition(TOWER)[2].removeprefix("vision_model."): value for key, value in state.items() if TOWER in key
-    }
-    with torch.no_grad():
-        if trained:
-            model.vision_tower.load_state_dict(trained)
-        if NEWLINE in state:
+    trained = {our_name(key, ""): value for key, value in state.items() if TOWER in key}
+    if trained:
+        _put_tower(llava, trained, str(source))
+    if NEWLINE in state and llava.image_rule.aspect == "anyres":
+        with torch.no_grad():
             model.image_newline.copy_(state[NEWLINE])
+    if llavas.TEMPLATE_KEY in config:
+        setattr(llava.model.config, llavas.TEMPLATE_KEY, config[llavas.TEMPLATE_KEY])
     # a tower of the hub comes in the type it was published in; a checkpoint has one type, and upstream casts it too
     llava.model.to(llava.model.lm_head.weight.dtype)
     return llava
+
+
+def _put_tower(llava: Llava, trained: State, where: str) -> None:
+    """Trained weights into the tower. NeXT's SigLIP ends before its last layer: what LLaVA does not use may lack, and
+    stays as published."""
+    own = {f"model.vision_tower.{key}" for key in llava.model.model.vision_tower.state_dict()}
+    lacks = sorted(name for name in own - set(trained) if in_use(name, llava))
+    foreign = sorted(set(trained) - own)
+    if lacks or foreign:
+        what = f"lacks {lacks[0]}" if lacks else f"has {foreign[0]}, which it has no place for"
+        raise InputError(f"the tower in {where} is not the one that is named: it {what}. Say which with --vision.")
+    llava.model.load_state_dict(trained, strict=False)
 
 
 def join(config: dict[str, Any], language: str, vision: str | None, file: projectors.ProjectorFile) -> Llava:
@@ -88,12 +105,20 @@ def _pinpoints(config: dict[str, Any], tower: str) -> tuple[Size, ...]:
 
 
 def _design(config: dict[str, Any], file: projectors.ProjectorFile, tower: str) -> Design:
+    aspect: Any = config.get("image_aspect_ratio") or "square"
+    if aspect not in get_args(Aspect):
+        raise InputError(f"image_aspect_ratio {aspect}: known are {', '.join(get_args(Aspect))}.")
+    merge = config.get("mm_patch_merge_type", DEFAULT_MERGE)
+    if aspect == "anyres" and merge != "spatial_unpad":
+        raise InputError(
+            f"tiles joined by mm_patch_merge_type={merge}: transformers' LlavaNext knows spatial_unpad alone."
+        )
     return Design(
-        pinpoints=_pinpoints(config, tower),
+        pinpoints=_pinpoints(config, tower) if aspect == "anyres" else (),
         projector=file.projector.kind,
         select_layer=config.get("mm_vision_select_layer", -2),
         select_feature=config.get("mm_vision_select_feature", "patch"),
-        image_aspect=config.get("image_aspect_ratio") or "square",
+        image_aspect=aspect,
         im_start_end=bool(config.get("mm_use_im_start_end", False)),
     )
 
@@ -106,7 +131,7 @@ def to_original(llava: Llava, out: Path) -> None:
     state: State = {}
     for name, value in llava.model.state_dict().items():
         if ".multi_modal_projector." not in name and not _is_tied_head(name, llava):
-            state[_original_name(name, body)] = value
+            state[original_name(name, body)] = value
     file = projectors.from_transformers(llava.model.state_dict(), llava.projector)
     prefix = projectors.PREFIX.replace("model.", body, 1)
     for key, value in file.state.items():
@@ -117,19 +142,20 @@ def to_original(llava: Llava, out: Path) -> None:
         state = {name: value for name, value in state.items() if TOWER not in name}
     copies = {name: value.detach().clone().contiguous() for name, value in state.items()}
     save_file(copies, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps(_settings(llava, body), indent=2, default=str), "utf-8")
+    (out / "config.json").write_text(json.dumps(_settings(llava), indent=2, default=str), "utf-8")
     llava.tokenizer.save_pretrained(out)
 
 
-def _settings(llava: Llava, body: str) -> dict[str, Any]:
+def _settings(llava: Llava) -> dict[str, Any]:
     """The language model's configuration with upstream's words about the rest."""
     config, rule = llava.model.config, llava.image_rule
-    architecture, model_type = ARCHITECTURES[body]
+    architecture, model_type = ARCHITECTURES[config.text_config.model_type]
     in_tiles = {"image_grid_pinpoints": [list(pair) for pair in rule.pinpoints], "mm_patch_merge_type": rule.merge}
     settings: dict[str, Any] = config.text_config.to_dict()
     return settings | {
         **(in_tiles if rule.pinpoints else {}),
         **({"mm_vision_tower": APART} if _is_apart(llava) else {}),
+        **{key: getattr(config, key) for key in (llavas.TEMPLATE_KEY,) if hasattr(config, key)},
         "architectures": [architecture],
         "model_type": model_type,
         "mm_projector_type": llava.projector.kind,
@@ -149,9 +175,3 @@ def _is_apart(llava: Llava) -> bool:
 
 def _is_tied_head(name: str, llava: Llava) -> bool:
     return name == llavas.HEAD and bool(llava.model.config.tie_word_embeddings)
-
-
-def _original_name(name: str, body: str) -> str:
-    if name.startswith("model.vision_tower."):
-        return f"{body}{TOWER}vision_model.{name.removeprefix('model.vision_tower.')}"
-    return name.replace("model.language_model.", body, 1)

@@ -59,7 +59,7 @@ def set_trainable(
         part = part_of(name)
         learns = part in wanted
         if part == "vision_tower":
-            learns = learns and _tower_learns(name, llava, vision_from_layer)
+            learns = learns and in_use(name, llava, vision_from_layer)
         if part == "mm_projector" and llava.projector.depth < 2:
             # the identity matrices that stand for missing layers must stay what they are
             learns = learns and (name.endswith(".marks") or (llava.projector.depth == 1 and ".linear_1." in name))
@@ -79,7 +79,8 @@ def counts(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> list[PartCou
     return [PartCount(part=part, parameters=all_, trainable=some) for part, (all_, some) in total.items()]
 
 
-def _tower_learns(name: str, llava: Llava, from_layer: int) -> bool:
+def in_use(name: str, llava: Llava, from_layer: int = 0) -> bool:
+    """Whether a weight of the tower shapes the image tokens, in this layer or above it."""
     config = llava.model.config
     if shape_of(config).kind == "convnext":
         stage = _STAGE.search(name)

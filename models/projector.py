@@ -80,6 +80,11 @@ def depth(kind: str) -> int:
     raise InputError(f"unknown projector type '{kind}'. Known: linear, identity, mlp2x_gelu and other mlpNx_gelu.")
 
 
+def is_part(name: str) -> bool:
+    """Whether a weight of this name is read by `parse`."""
+    return bool(_KEY.search(name)) or name.endswith(TABLES)
+
+
 def read(path: Path) -> ProjectorFile:
     """Read a projector file with weights_only loading and tell what it is."""
     if not path.is_file():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llavaflow.infra.errors import InputError
+from llavaflow.models.weights import load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -95,8 +96,8 @@ def load_tower(name: str, dtype: torch.dtype | None = None) -> Any:
     kind = _kind(str(config.model_type))
     if kind == "convnext":
         settings = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
-        return ConvNextTower.from_pretrained(name, config=ConvNextTowerConfig(**settings), dtype=dtype)
-    return {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}[kind].from_pretrained(name, dtype=dtype)
+        return load_whole(ConvNextTower, name, config=ConvNextTowerConfig(**settings), dtype=dtype)
+    return load_whole({"clip": CLIPVisionModel, "siglip": SiglipVisionModel}[kind], name, dtype=dtype)
 
 
 def save_tower(tower: Any, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,32 @@ def read_file(path: Path) -> Mapping[str, torch.Tensor]:
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}.") from error
     return state
+
+
+def load_whole(model_class: Any, name: str, known: Sequence[str] = (), **settings: Any) -> Any:
+    """`from_pretrained` of a folder or hub name. transformers draws what a checkpoint lacks at random, and leaves out
+    what its class has no place for: here a lack is refused, and with `known` (parts of the names of weights that are
+    used elsewhere) so is a surplus.
+
+    Raises InputError for both, and for files that cannot be read.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model, found = model_class.from_pretrained(name, output_loading_info=True, **settings)
+    except (SafetensorError, UnpicklingError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the weights of '{name}' cannot be read: {reason}. Fetch or write them again.") from error
+    lacks = sorted(found["missing_keys"])
+    if lacks:
+        raise InputError(f"'{name}' lacks {len(lacks)} weights of a {type(model).__name__}, such as {lacks[0]}.")
+    foreign = [key for key in sorted(found["unexpected_keys"]) if known and not any(part in key for part in known)]
+    if foreign:
+        raise InputError(
+            f"'{name}' holds {len(foreign)} weights that a {type(model).__name__} has no place for, such as "
+            f"{foreign[0]}: its config.json names another architecture than it was written with."
+        )
+    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:

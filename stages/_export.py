@@ -16,6 +16,7 @@ from llavaflow.models import projector as projectors
 from llavaflow.models.llava import Llava
 from llavaflow.models.lora import Lora
 from llavaflow.models.marks import folded
+from llavaflow.models.parts import part_of
 
 MODEL = "model"
 ADAPTER = "adapter"
@@ -31,17 +32,21 @@ def export(
     template: str,
     lora: Lora | None,
     counts: Sequence[Mapping[str, Any]],
+    trained: Sequence[str],
     changed: Mapping[str, int],
     kernels: str,
 ) -> None:
-    """Write `mm_projector.bin`, `config.json`, `model/` when more than the projector was trained, and adapters."""
+    """Write `mm_projector.bin`, `config.json`, `model/` when more than the projector was trained, and adapters.
+
+    `trained`: names of the weights that had a gradient.
+    """
     out.mkdir(parents=True, exist_ok=True)
     state = folded(state, model.mark_ids)
     projectors.write(out / projectors.FILE, projectors.from_transformers(state, model.projector, model.mark_ids))
     setattr(model.model.config, llavas.TEMPLATE_KEY, template)
     model.model.config.save_pretrained(out)
     if lora is not None:
-        loras.write(out / ADAPTER, state, lora, model)
+        loras.write(out / ADAPTER, state, lora, model, [name for name in trained if part_of(name) == "vision_tower"])
         state = loras.merged(state, lora.scale)
     if whole:
         llavas.save(model, out / MODEL, state)

@@ -115,6 +115,7 @@ def _train(job: Job) -> None:
             template=job.template,
             lora=job.lora,
             counts=[asdict(count) for count in counts],
+            trained=trained,
             changed=changed,
             kernels=str(kernels),
         )
@@ -190,9 +191,10 @@ def _loop(engine: Any, steps: Steps, job: Job, begin: int, log: _Log) -> None:
         rate = engine.optimizer.param_groups[0]["lr"]
         loss = engines.step(engine, batch.on(engine.device), _scales(batch, job.loss, totals["supervised"]))
         mean = _sum([loss], engine.device)[0] / totals["supervised"]
-        _check_loss(mean, index)
+        norm = float(engine.get_global_grad_norm() or 0.0)
+        _check_numbers(mean, norm, index + 1)
         now = time.perf_counter()
-        log.step(index + 1, mean, rate, engine.get_global_grad_norm(), totals, now - started)
+        log.step(index + 1, mean, rate, norm, totals, now - started)
         started = now
         if job.save_every_steps and (index + 1) % job.save_every_steps == 0 and index + 1 < len(steps):
             _state.save(engine, job.work, step=index + 1, zero=job.zero)
@@ -214,7 +216,8 @@ def _agreed(batch: StepBatch, job: Job, device: torch.device) -> dict[str, float
             with (job.out / "broken_images.txt").open("a", encoding="utf-8") as record:
                 record.writelines(f"{name}\n" for name in names)
     if supervised == 0:
-        raise StageFailed("a step has no supervised token: the loss would be 0. Check the template and the labels.")
+        reason = "its images are broken" if broken else "check the template and the labels"
+        raise StageFailed(f"a step has no supervised token: the loss would be 0 ({reason}).")
     return {"supervised": supervised, "tokens": tokens, "places": places, "samples": samples}
 
 
@@ -225,13 +228,16 @@ def _scales(batch: StepBatch, loss: Loss, supervised: float) -> list[float]:
     return [1 / (max(1, count) * len(batch.micros)) for count in batch.supervised]
 
 
-def _check_loss(loss: float, index: int) -> None:
-    if not math.isfinite(loss):
-        raise StageFailed(
-            f"the loss is {loss} at step {index + 1}. Lower the learning rate, or train in bf16 instead of fp16."
-        )
+def _check_numbers(loss: float, norm: float, step: int) -> None:
+    """Stop before numbers that are none reach a training state or the checkpoint. A gradient overflows before the loss
+    does, and its update has spoilt the weights when the next loss tells of it."""
+    for what, value in (("loss", loss), ("gradient", norm)):
+        if not math.isfinite(value):
+            raise StageFailed(
+                f"the {what} is {value} at step {step}. Lower the learning rate, or look at the samples of that step."
+            )
     if loss == 0.0:
-        raise StageFailed(f"the loss is exactly 0 at step {index + 1}: labels and logits do not meet.")
+        raise StageFailed(f"the loss is exactly 0 at step {step}: labels and logits do not meet.")
 
 
 def _sum(values: list[float] | list[int], device: torch.device) -> list[float]:
@@ -258,7 +264,9 @@ class _Log:
         if self._log is not None:
             self._log.say(lines)
 
-    def step(self, step: int, loss: float, rate: float, norm: Any, totals: Mapping[str, float], seconds: float) -> None:
+    def step(
+        self, step: int, loss: float, rate: float, norm: float, totals: Mapping[str, float], seconds: float
+    ) -> None:
         if self._log is None:
             return
         row = {
@@ -266,7 +274,7 @@ class _Log:
             "steps": self._steps,
             "loss": loss,
             "lr": rate,
-            "grad_norm": float(norm or 0.0),
+            "grad_norm": norm,
             "tokens": int(totals["tokens"]),
             "samples": int(totals["samples"]),
             "pad_fraction": 1 - totals["tokens"] / totals["places"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llavaflow.infra.errors import InputError
-from llavaflow.models import checkpoint, llava, lora
+from llavaflow.models import checkpoint, llava, lora, parts
 from llavaflow.models.llava import Design
 from llavaflow.models.lora import Lora
 
@@ -65,6 +66,65 @@ def test_merging_an_adapter_equals_running_it(toy: Any, toy_foundation: Path, tm
     (tmp_path / "adapter" / lora.OTHERS).unlink()
     with pytest.raises(InputError, match="non_lora_trainables.bin"):
         lora.merge_folder(merged, tmp_path / "adapter")
+
+
+def test_all_that_was_trained_beside_an_adapter_comes_with_it(toy_foundation: Path, tmp_path: Path) -> None:
+    """The tower of ours, the newline of upstream's: what is left out of a merge is lost without a word."""
+    design = Design(image_aspect="anyres", pinpoints=((28, 56), (56, 28)))
+    made = llava.build(str(toy_foundation / "clip"), str(toy_foundation / "language"), design, seed=5)
+    llava.save(made, tmp_path / "base")
+    settings = Lora(r=4, alpha=8)
+    lora.inject(made, settings, seed=1)
+    learned = parts.set_trainable(made, ["mm_projector", "language_model", "vision_tower"], adapters=True)
+    assert all(part.trainable for part in learned)
+    with torch.no_grad():
+        for value in made.model.parameters():
+            if value.requires_grad:
+                value.add_(0.25)
+    trained = [name for name, value in made.model.named_parameters() if value.requires_grad]
+    beside = [name for name in trained if parts.part_of(name) == "vision_tower"]
+    lora.write(tmp_path / "adapter", made.model.state_dict(), settings, made, beside)
+    others = torch.load(tmp_path / "adapter" / lora.OTHERS)
+    layer = "encoder.layers.0.mlp.fc1.weight"
+    there = others[f"base_model.model.model.vision_tower.vision_tower.vision_model.{layer}"]
+    assert torch.equal(there, made.model.state_dict()[f"model.vision_tower.{layer}"])
+    others["base_model.model.model.image_newline"] = torch.full((48,), 7.0)
+    torch.save(others, tmp_path / "adapter" / lora.OTHERS)
+    merged = llava.load(str(tmp_path / "base"))
+    lora.merge_folder(merged, tmp_path / "adapter")
+    expected = lora.merged(made.model.state_dict(), settings.scale)
+    expected["model.image_newline"] = others["base_model.model.model.image_newline"]
+    got = merged.model.state_dict()
+    assert set(got) == set(expected) and all(torch.equal(got[name], expected[name]) for name in expected)
+    torch.save(others | {"base_model.model.model.norm.weight": torch.zeros(7)}, tmp_path / "adapter" / lora.OTHERS)
+    with pytest.raises(InputError, match=r"holds model.language_model.norm.weight of \(7,\), the base \(48,\)"):
+        lora.merge_folder(merged, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale"),
+    [({}, 2.0), ({"use_rslora": True}, 4.0), ({"use_dora": True}, None), ({"rank_pattern": {"q": 2}}, None)],
+)
+def test_an_adapter_says_its_scale_and_what_cannot_be_merged_is_refused(
+    toy: Any, tmp_path: Path, settings: dict[str, Any], scale: float | None
+) -> None:
+    adapted = copy.deepcopy(toy)
+    lora.inject(adapted, Lora(r=4, alpha=8), seed=1)
+    with torch.no_grad():
+        for name, value in adapted.model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.1)
+    lora.write(tmp_path, adapted.model.state_dict(), Lora(r=4, alpha=8), adapted)
+    config = json.loads((tmp_path / lora.CONFIG).read_text("utf-8"))
+    (tmp_path / lora.CONFIG).write_text(json.dumps(config | settings), "utf-8")
+    merged = copy.deepcopy(toy)
+    if scale is None:
+        with pytest.raises(InputError, match="only adapters of one rank and scale"):
+            lora.merge_folder(merged, tmp_path)
+        return
+    lora.merge_folder(merged, tmp_path)
+    expected = lora.merged(adapted.model.state_dict(), scale)
+    assert all(torch.equal(value, expected[name]) for name, value in merged.model.state_dict().items())
 
 
 def test_delta_is_added_to_the_base(tmp_path: Path) -> None:

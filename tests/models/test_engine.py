@@ -29,12 +29,13 @@ class Objective(torch.nn.Module):
 
 
 engine = start(Objective(), Optimization(learning_rate=1e-3), engine_config(int(sys.argv[2]), "none", "fp32", 1.0))
-print(step(engine, [{"inputs": torch.ones(1, 2)}], [1.0]))
+loss = step(engine, [{"inputs": torch.ones(1, 2)}], [1.0])
+print(float(engine.get_global_grad_norm()), loss)
 """
 
 
-@pytest.mark.parametrize("zero", [2, 3])
-def test_it_starts_without_a_compiler(zero: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_it_starts_without_a_compiler_and_knows_the_norm_of_its_gradient(zero: int, tmp_path: Path) -> None:
     built = tmp_path / "extensions"
     environment = {
         **os.environ,
@@ -47,7 +48,9 @@ def test_it_starts_without_a_compiler(zero: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", START, str(tmp_path / "meeting"), str(zero)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split()[-1]) != 0
+    norm, loss = map(float, done.stdout.split()[-2:])
+    # of two weights and a bias, each with the gradient 1
+    assert loss != 0 and norm == pytest.approx(3**0.5, rel=1e-5)
     assert not list(built.rglob("*"))
 
 

@@ -99,6 +99,91 @@ def test_mpt_goes_under_its_own_names(
     assert same(llava.load(str(tmp_path / "again")), made)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mistral", "LlavaMistralForCausalLM", "mistral_instruct"),
+        ("qwen", "LlavaQwenForCausalLM", "qwen_1_5"),
+        ("llama-3", "LlavaLlamaForCausalLM", "llava_llama_3"),
+    ],
+)
+def test_every_family_goes_out_under_its_own_class_and_comes_back(
+    pipeline: Any,
+    toy_foundation: Path,
+    toy_language: Callable[[str], Path],
+    tmp_path: Path,
+    names: tuple[str, str, str],
+) -> None:
+    """Under Llama's name, Qwen's biases would be left out by whoever reads it."""
+    family, architecture, form = names
+    made = build(toy_foundation, DESIGNS["tiles"], toy_language(family))
+    setattr(made.model.config, llava.TEMPLATE_KEY, form)
+    llava.save(made, tmp_path / "hf")
+    assert pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "original", "--to", "original").code == 0
+    config = json.loads((tmp_path / "original" / "config.json").read_text("utf-8"))
+    assert config["architectures"] == [architecture]
+    arguments = (tmp_path / "original", tmp_path / "again", "--to", "hf", "--vision", toy_foundation / "clip")
+    assert pipeline("checkpoint", "convert", *arguments).code == 0
+    again = llava.load(str(tmp_path / "again"))
+    assert same(again, made) and llava.template_of(again.model.config) == form
+
+
+def test_a_siglip_without_its_last_layer_is_taken_as_next_saves_it(
+    pipeline: Any, toy_foundation: Path, tmp_path: Path
+) -> None:
+    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    SiglipVisionModel(SiglipVisionConfig(**shape, image_size=28, patch_size=7)).save_pretrained(tmp_path / "siglip")
+    SiglipImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path / "siglip")
+    made = llava.build(str(tmp_path / "siglip"), str(toy_foundation / "language"), DESIGNS["tiles"])
+    write_original(
+        tmp_path / "original",
+        made,
+        lambda name, value: None if "vision_model.encoder.layers.2." in name or "vision_model.head." in name else value,
+    )
+    arguments = (tmp_path / "original", tmp_path / "again", "--to", "hf", "--vision", tmp_path / "siglip")
+    assert pipeline("checkpoint", "convert", *arguments).code == 0
+    table = llava.load(str(tmp_path / "again")).model.model.vision_tower.state_dict()
+    for name, value in made.model.model.vision_tower.state_dict().items():
+        assert torch.equal(table[name].half(), value.half()), name
+
+
+FOREIGN = {
+    "image_aspect_ratio": ("anyres_max_9", "known are square, pad, anyres"),
+    "mm_patch_merge_type": ("flat", "knows spatial_unpad alone"),
+    "architectures": (["LlavaMistralForCausalLM"], "has no place for"),
+}
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_what_would_be_read_as_another_model_is_refused(
+    pipeline: Any, toy_foundation: Path, toy_language: Callable[[str], Path], tmp_path: Path, key: str
+) -> None:
+    checkpoint.original.to_original(build(toy_foundation, DESIGNS["tiles"], toy_language("qwen")), tmp_path / "from")
+    path, (value, said) = tmp_path / "from" / "config.json", FOREIGN[key]
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {key: value}), "utf-8")
+    told = pipeline(
+        "checkpoint", "convert", tmp_path / "from", tmp_path / "to", "--to", "hf", "--vision", toy_foundation / "clip"
+    )
+    assert told.code == 2 and said in told.err and "Traceback" not in told.err
+
+
+def test_a_checkpoint_without_some_of_its_weights_is_refused(
+    pipeline: Any, toy_foundation: Path, tmp_path: Path
+) -> None:
+    """transformers would draw them at random and go on."""
+    llava.save(build(toy_foundation, Design()), tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    state = {name: value for name, value in load_file(file).items() if "layers.1.mlp.up_proj" not in name}
+    save_file(state, file, metadata={"format": "pt"})
+    told = pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "to", "--to", "original")
+    assert told.code == 2 and "lacks 1 weights" in told.err and "layers.1.mlp.up_proj" in told.err
+    file.write_bytes(file.read_bytes()[:-100])
+    told = pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "to", "--to", "original")
+    assert told.code == 2 and "cannot be read" in told.err and "Traceback" not in told.err
+
+
 @pytest.mark.parametrize("form", ["hf", "original"])
 def test_the_projector_comes_out_of_a_whole_model_with_its_rows(
     pipeline: Any, toy_foundation: Path, tmp_path: Path, form: str

@@ -14,8 +14,10 @@ from llavaflow.models import llava
 from llavaflow.models.labels import IGNORE
 from llavaflow.models.llava import Design
 from llavaflow.models.objective import Objective
+from llavaflow.stages import _loop
 from llavaflow.stages._batches import Order, Steps, loader
 from llavaflow.stages._corpus import Corpus, Encoding, encode_corpus, rejected
+from llavaflow.stages._job import Loss
 
 _spec = importlib.util.spec_from_file_location("train_data", Path(__file__).with_name("train_data.py"))
 assert _spec is not None and _spec.loader is not None
@@ -71,31 +73,62 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def summed(corpus: Corpus, data: Path, toy: Any, layout: dict[str, Any]) -> tuple[float, Any, int]:
-    """Loss, a gradient and the supervised tokens of step 1, over all workers."""
-    objective = Objective(toy.model)
+Gradients = dict[str, torch.Tensor]
+
+
+def learned(
+    corpus: Corpus, data: Path, toy: Any, layout: dict[str, Any], loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> tuple[float, Gradients, int]:
+    """Loss and gradients of step 1 as the optimizer gets them, averaged over all workers, and supervised tokens."""
+    objective, workers = Objective(toy.model), layout.get("workers", 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: workers)
+    batches = [steps(corpus, data, toy, rank, **layout)[1] for rank in range(workers)]
+    supervised = sum(sum(batch.supervised) for batch in batches)
     toy.model.zero_grad()
-    total, supervised = 0.0, 0
-    for rank in range(layout.get("workers", 1)):
-        batch = steps(corpus, data, toy, rank, **layout)[1]
-        for micro in batch.micros:
-            loss = objective(**micro)
-            loss.backward()
-            total += float(loss.detach())
-        supervised += sum(batch.supervised)
-    return total, toy.model.model.multi_modal_projector.linear_1.weight.grad.clone(), supervised
+    total = 0.0
+    for batch in batches:
+        for micro, scale in zip(batch.micros, _loop._scales(batch, loss, supervised), strict=True):
+            summed = objective(**micro)
+            (summed * scale / workers).backward()
+            total += float(summed.detach())
+    parameters = toy.model.named_parameters()
+    return total, {name: value.grad.clone() for name, value in parameters if value.grad is not None}, supervised
+
+
+def apart(one: Gradients, other: Gradients) -> float:
+    """The largest distance between two gradients of one parameter, against the largest number in any of them."""
+    assert set(one) == set(other)
+    scale = max(float(value.abs().max()) for value in one.values())
+    return max(float((value - other[name]).abs().max()) for name, value in one.items()) / scale
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
-def test_every_layout_gives_the_loss_and_gradient_of_single_samples(
-    corpus: Corpus, data: Path, toy: Any, name: str
+def test_every_layout_gives_the_loss_and_gradients_of_single_samples(
+    corpus: Corpus, data: Path, toy: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     single = {"batching": "padded", "per_device": 1}
-    loss, gradient, supervised = summed(corpus, data, toy, single)
-    got, got_gradient, got_supervised = summed(corpus, data, toy, LAYOUTS[name])
+    loss, gradients, supervised = learned(corpus, data, toy, single, "token", monkeypatch)
+    got, got_gradients, got_supervised = learned(corpus, data, toy, LAYOUTS[name], "token", monkeypatch)
     assert got_supervised == supervised
     assert got == pytest.approx(loss, rel=1e-5)
-    assert torch.allclose(got_gradient, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+    assert len(gradients) > 50 and apart(gradients, got_gradients) < 1e-5
+
+
+def test_upstreams_loss_is_the_mean_of_the_means_of_micro_batches(
+    corpus: Corpus, data: Path, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever computes them, and unlike the mean over all tokens, which weighs every token alike."""
+    layout = {"batching": "padded", "per_device": 3}
+    alone = learned(corpus, data, toy, layout, "micro-batch-mean", monkeypatch)[1]
+    shared = learned(corpus, data, toy, layout | {"workers": 2}, "micro-batch-mean", monkeypatch)[1]
+    assert apart(alone, shared) < 1e-5
+    toy.model.zero_grad()
+    micros = steps(corpus, data, toy, **layout)[1].micros
+    means = [Objective(toy.model)(**micro) / (micro["labels"][:, 1:] != IGNORE).sum() for micro in micros]
+    torch.stack(means).mean().backward()
+    by_hand = {name: value.grad for name, value in toy.model.named_parameters() if value.grad is not None}
+    assert apart(by_hand, alone) < 1e-5
+    assert apart(learned(corpus, data, toy, layout, "token", monkeypatch)[1], alone) > 1e-2
 
 
 def test_a_mask_that_lets_samples_see_each_other_is_noticed(corpus: Corpus, data: Path, toy: Any) -> None:

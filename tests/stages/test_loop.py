@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llavaflow.infra.errors import InputError
+from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models import parts
 from llavaflow.models.lora import Lora
 from llavaflow.models.quantization import Quantization
@@ -81,3 +81,22 @@ def test_quantised_weights_are_not_divided_by_zero_3(bench: Any, toy_foundation:
     settings = {"lora": Lora(quantization=Quantization()), "zero": 3}
     with pytest.raises(InputError, match="ZeRO-3 cannot divide quantised weights"):
         job(bench, toy_foundation, toy_foundation / "language", **settings)
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "said"),
+    [
+        (float("nan"), 1.0, "the loss is nan at step 7"),
+        (float("inf"), 1.0, "the loss is inf at step 7"),
+        (1.5, float("nan"), "the gradient is nan at step 7"),
+        (1.5, float("inf"), "the gradient is inf at step 7"),
+        (0.0, 0.0, "the loss is exactly 0 at step 7"),
+    ],
+)
+def test_numbers_that_are_none_stop_the_run(loss: float, norm: float, said: str) -> None:
+    with pytest.raises(StageFailed, match=said):
+        _loop._check_numbers(loss, norm, 7)
+
+
+def test_a_converged_run_goes_on() -> None:
+    _loop._check_numbers(1e-6, 0.0, 7)

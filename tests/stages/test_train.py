@@ -114,3 +114,21 @@ def test_a_broken_image_stops_all_workers_with_its_name(bench: Any, toy_foundati
         bench.run(finetune(bench, toy_foundation, data=data))
     artifact = bench.run(finetune(bench, toy_foundation, data=data, broken_images="skip"))
     assert "3.png" in (bench.path(artifact) / "broken_images.txt").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_a_run_that_blows_up_stops_before_it_writes_a_checkpoint(bench: Any, toy_foundation: Path, zero: int) -> None:
+    """What overflows first, the gradient or the loss, is the arithmetic's business; neither may pass."""
+    stage = finetune(bench, toy_foundation, learning_rate=1e30, warmup_ratio=0.0, save_every_steps=1, zero=zero)
+    with pytest.raises(StageFailed, match=r"the (loss|gradient) is (nan|inf) at step 2"):
+        bench.run(stage)
+    states = bench.context(stage).work / "checkpoints"
+    assert [path.name for path in states.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.slow
+def test_a_step_whose_images_are_all_broken_says_so(bench: Any, toy_foundation: Path) -> None:
+    data = bench.given("broken", lambda folder: train_data.write(folder, samples=4, broken="s3"))
+    with pytest.raises(StageFailed, match=r"no supervised token.*its images are broken"):
+        bench.run(finetune(bench, toy_foundation, data=data, broken_images="skip", global_batch=2, zero=0))

@@ -28,7 +28,9 @@ def write(folder: Path, samples: int = 48, broken: str = "") -> None:
                 shards.add(f"{number}.png", data, {}, width=size[0], height=size[1])
                 record["image"] = f"{number}.png"
                 question = f"<image>\n{question}"
-            record["conversations"] = [{"from": "human", "value": question}, {"from": "gpt", "value": f"{colour}."}]
+            # of unequal lengths, so that a mean over tokens is not the mean over samples
+            answer = f"{'It is plainly ' * rng.randint(0, 2)}{colour}."
+            record["conversations"] = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
             records.append(record)
     (folder / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
 
