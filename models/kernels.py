@@ -86,16 +86,16 @@ def present() -> Present:
     gpu = "no GPU" if not cuda else "the GPU is older than Ampere" if old else ""
     builder = "" if find_spec("triton") else "triton is not installed"
     found = {
-        "flash": gpu or _package("flash_attn", "flash-attn"),
+        "flash": gpu or _package("flash_attn", "flash"),
         "varlen": gpu or ("" if find_spec("torch.nn.attention.varlen") else f"torch {torch.__version__} has none"),
-        "liger": gpu or _package("liger_kernel", "liger-kernel"),
+        "liger": gpu or _package("liger_kernel", "liger"),
         "compile": builder if cuda else "" if shutil.which("g++") else "no GPU and no C++ compiler",
     }
     return Present(cuda=cuda, obstacles={name: reason for name, reason in found.items() if reason})
 
 
-def _package(module: str, name: str) -> str:
-    return "" if find_spec(module) else f"{name} is not installed"
+def _package(module: str, extra: str) -> str:
+    return "" if find_spec(module) else f"{module} is not installed (pip install 'llavaflow[{extra}]')"
 
 
 def choose(wishes: Wishes, machine: Present, *, zero: int, half: bool, family: str) -> Kernels:

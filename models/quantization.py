@@ -41,7 +41,7 @@ def check_available(quantization: Quantization) -> None:
     try:
         metadata.version("bitsandbytes")
     except metadata.PackageNotFoundError:
-        missing.append("the package bitsandbytes (pip install bitsandbytes)")
+        missing.append("the package bitsandbytes (pip install 'llavaflow[qlora]')")
     if missing:
         raise InputError(
             f"a language model in {quantization.bits} bits needs {' and '.join(missing)}. "

@@ -50,8 +50,8 @@ def parse(text: str) -> tuple[str, ...]:
             raise unknown("tracker", name, _OPEN, f"{SETTING}={text}")
         if find_spec(name) is None:
             raise InputError(
-                f"{SETTING} asks for {name}, which is not installed. Run `pip install {name}`, or leave it out: "
-                "TensorBoard is written in any case."
+                f"{SETTING} asks for {name}, which is not installed. Run `pip install 'llavaflow[{name}]'`, "
+                "or leave it out: TensorBoard is written in any case."
             )
     return names
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from llavaflow.stages import _trackers
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("pipelines", "stages", "datasets", "models", "infra")
@@ -55,6 +59,14 @@ def test_the_command_works_from_the_wheel_alone(elsewhere: Path) -> None:
     out = run(elsewhere, "-c", "import llavaflow.pipelines._cli.main as m; print(m.__file__)")
     assert out.startswith(str(elsewhere))
     assert "llava15-tiny" in run(elsewhere, "-m", "llavaflow.pipelines", "list", "recipes")
+
+
+def test_what_a_message_says_to_install_is_there_to_be_installed() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    sources = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    named = {name for path in sources for name in re.findall(r"llavaflow\[(\w+)\]", path.read_text("utf-8"))}
+    # kernels and trackers fill their own names in
+    assert named | {"flash", "liger", *_trackers._OPEN} <= set(extras)
 
 
 def test_hugging_face_datasets_imports_beside_it(elsewhere: Path) -> None:

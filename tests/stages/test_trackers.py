@@ -26,7 +26,7 @@ def test_none_is_the_default_and_unknown_ones_are_refused() -> None:
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_an_absent_package_is_refused_before_anything_starts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_trackers, "find_spec", lambda module: None)
-    with pytest.raises(InputError, match=f"{name}, which is not installed. Run `pip install {name}`"):
+    with pytest.raises(InputError, match=rf"{name}, which is not installed. Run `pip install 'llavaflow\[{name}\]'`"):
         parse(name)
 
 
