@@ -201,7 +201,7 @@ def transform(rule: ImageRule, image: Image.Image) -> Floats:
         tiles = [whole, *pixels.tiles(pixels.fit(image, best), rule.size)]
     elif rule.aspect == "pad":
         fill = (int(rule.mean[0] * 255), int(rule.mean[1] * 255), int(rule.mean[2] * 255))
-        tiles = [pixels.to_tile(pixels.square(image, fill), rule.size, crop=rule.crop)]
+        tiles = [pixels.padded_tile(image, fill, rule.size)]
     else:
         tiles = [pixels.to_tile(image, rule.size, crop=rule.crop)]
     return pixels.normalise(tiles, rule.mean, rule.std)

@@ -82,6 +82,18 @@ def square(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     return canvas
 
 
+def padded_tile(image: Image.Image, fill: tuple[int, int, int], size: int) -> Image.Image:
+    """`to_tile(square(image, fill), size)`, bit for bit. Pillow resizes along rows before it resizes along columns, so
+    the rows of a wide image can be resized before the padding, which is the same colour ever after, is put round."""
+    if image.width <= image.height:
+        return to_tile(square(image, fill), size, crop=False)
+    check_canvas(image.width, image.width, "the padded square")
+    rows = image.resize((size, image.height), Image.Resampling.BICUBIC)
+    canvas = Image.new("RGB", (size, image.width), fill)
+    canvas.paste(rows, (0, (image.width - image.height) // 2))
+    return canvas.resize((size, size), Image.Resampling.BICUBIC)
+
+
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The image as large as it fits into `size`, centred on black."""
     wide, high = size[0] / image.width, size[1] / image.height
@@ -114,11 +126,15 @@ def to_tile(image: Image.Image, size: int, *, crop: bool) -> Image.Image:
 
 def normalise(parts: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> Floats:
     """(n, 3, size, size) float32: 0..255 to 0..1, minus mean, over std."""
-    stack = np.stack([np.asarray(part, np.uint8) for part in parts])
     # a pixel has 256 values: look the result up instead of computing it (the rounding is that of the processors)
     scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
     table = (scaled[None] - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]
-    return np.stack([table[channel][stack[..., channel]] for channel in range(3)], axis=1)
+    out = np.empty((len(parts), 3, parts[0].height, parts[0].width), np.float32)
+    for place, part in enumerate(parts):
+        for channel, band in enumerate(part.split()):
+            # an index of 8 bits is never out of bounds, whatever `mode` says; this one writes without a copy
+            np.take(table[channel], np.asarray(band), out=out[place, channel], mode="clip")
+    return out
 
 
 def _header(data: bytes) -> Image.Image:

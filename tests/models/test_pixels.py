@@ -103,3 +103,14 @@ def test_extreme_shapes_do_not_take_the_memory() -> None:
     with pytest.raises(ImageError, match="resized image would have"):
         pixels.to_tile(thread, 336, crop=True)
     assert pixels.to_tile(thread, 14, crop=False).size == (14, 14)
+
+
+SIZES = [(640, 480), (480, 640), (641, 3), (3, 641), (57, 56), (56, 40), (20, 11), (400, 399), (9, 9)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_padded_tile_is_the_square_resized(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(size[0]).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    image, fill = Image.fromarray(noise), (122, 116, 104)
+    whole = pixels.square(image, fill).resize((56, 56), Image.Resampling.BICUBIC)
+    assert pixels.padded_tile(image, fill, 56).tobytes() == whole.tobytes()
