@@ -18,7 +18,7 @@ from llavaflow.models.weights import load_whole
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "fp16"]
 IMAGE_TOKEN = "<image>"
 ROWS_MULTIPLE = 64
 ORIGINAL_LANGUAGES = {
@@ -50,7 +50,9 @@ def dtype(precision: Precision | None) -> torch.dtype | Literal["auto"]:
     """The torch type of the weights; None keeps what is stored."""
     import torch
 
-    return "auto" if precision is None else torch.bfloat16 if precision == "bf16" else torch.float32
+    if precision is None:
+        return "auto"
+    return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def original_body(config: Any) -> str:

@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
-from llavaflow.infra.errors import InputError
+from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.backbone import Precision
 from llavaflow.models.parts import Part, part_of
 
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 Offload = Literal["none", "cpu"]
 FORBIDDEN = ("optimizer", "scheduler")
+# of fp16, as in upstream's settings: dynamic from 2^16 on, halved after two overflows, doubled after 1,000 steps
+LOSS_SCALING = {
+    "loss_scale": 0,
+    "initial_scale_power": 16,
+    "loss_scale_window": 1000,
+    "hysteresis": 2,
+    "min_loss_scale": 1,
+}
+# how DeepSpeed says that it cannot be halved any more
+_LEAST_SCALE = "loss scale already at minimum"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +69,7 @@ def engine_config(zero: int, offload: Offload, precision: Precision, max_grad_no
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"} | LOSS_SCALING,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
@@ -142,7 +153,15 @@ def step(engine: Any, micros: Sequence[Mapping[str, torch.Tensor]], scales: Sequ
         engine.backward(loss * scale)
         # read after the step: asking for a number makes the GPU wait
         losses.append(loss.detach())
-    engine.step()
+    try:
+        engine.step()
+    except Exception as error:
+        if _LEAST_SCALE not in str(error):
+            raise
+        raise StageFailed(
+            "the gradients overflow fp16 at the smallest loss scale. Train in bf16 or float32, or with a lower "
+            "learning rate."
+        ) from error
     return sum(float(loss) for loss in losses)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from llavaflow.infra.errors import InputError
 from llavaflow.models import llava as llavas
 from llavaflow.models import lora, original
-from llavaflow.models.backbone import Precision
+from llavaflow.models.backbone import Precision, dtype
 from llavaflow.models.checkpoint import base_of, format_of
 from llavaflow.models.llava import Llava
 
@@ -35,7 +35,5 @@ def open_checkpoint(
             "or publish stage, or an adapter with its base."
         )
     if precision is not None:
-        import torch
-
-        llava.model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        llava.model.to(dtype(precision))
     return llava

@@ -61,7 +61,7 @@ def config_of(quantization: Quantization, precision: str | None) -> BitsAndBytes
         llm_int8_skip_modules=list(KEPT),
         llm_int8_threshold=6.0,
         llm_int8_has_fp16_weight=False,
-        bnb_4bit_compute_dtype=torch.float32 if precision == "float32" else torch.bfloat16,
+        bnb_4bit_compute_dtype={"float32": torch.float32, "fp16": torch.float16}.get(precision or "", torch.bfloat16),
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_quant_type=quantization.quant_type,
     )

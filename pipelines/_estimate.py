@@ -75,7 +75,7 @@ def _notes(split: Split, job: TrainingJob | None, machine: Machine) -> Iterator[
         yield "hours not estimated: nobody counted the lengths of this data"
     else:
         yield f"lengths: {job.lengths.basis}" if job.lengths.basis else ""
-    if job is not None and not machine.bf16:
+    if job is not None and not machine.bf16 and job.arithmetic == "float32":
         yield f"{machine.kind} has no bf16: estimated in float32"
 
 

@@ -57,11 +57,14 @@ def gpu_memory(preflight: Preflight) -> Iterator[Problem]:
 
 
 def precision(preflight: Preflight) -> Iterator[Problem]:
-    """bf16 is only asked of chips that have it."""
+    """bf16 is only asked of chips that have it, fp16 of chips."""
     for name, stage in _trains(preflight):
+        kind, where = preflight.machine.kind, f"{name}.precision"
         if stage.precision == "bf16" and not preflight.machine.bf16:
-            mend = f"choose a newer kind, or --set {name}.precision=float32"
-            yield Problem(what=f"{preflight.machine.kind} has no bf16", where=f"{name}.precision", mend=mend)
+            mend = f"choose a newer kind, or --set {where}=fp16, or float32, which takes twice the memory"
+            yield Problem(what=f"{kind} has no bf16", where=where, mend=mend)
+        if stage.precision == "fp16" and not preflight.machine.gpus:
+            yield Problem(what="fp16 needs a GPU", where=f"{where} on {kind}", mend=f"--set {where}=float32")
 
 
 def template(preflight: Preflight) -> Iterator[Problem]:

@@ -2,8 +2,8 @@
 
 Per token and parameter of the blocks: 2 FLOPs forward, 2 more where blocks are worked through again, 2 backward to the
 inputs (a frozen model passes gradients on as well), 2 to the weights that train. Tokens are those that the devices
-work on, padding included. Matrix products run at the rate of their arithmetic: bf16 on tensor cores, float32 beside
-them, sixteen times slower on an A100 and eight on a V100. Elementwise work is bound by memory, not by arithmetic, and
+work on, padding included. Matrix products run at the rate of their arithmetic: half precision on tensor cores, float32
+beside them, sixteen times slower on an A100 and eight on a V100. Elementwise work is bound by memory, not by it, and
 ZeRO-3 sends every weight of the model three times per micro-step. The constants are those under which the
 worst of the published times is nearest (tests/pipelines/test_hours.py has them, and what each would be estimated at by
 the others alone).
@@ -38,7 +38,7 @@ def estimate_hours(
     job: TrainingJob, machine: Machine, *, per_device: int, row_tokens: int, constants: Constants | None = None
 ) -> float | None:
     """Wall-clock hours of the whole stage; None without a length census, or where the machine's rate is not known."""
-    rate = machine.peak_tflops if job.arithmetic == "bf16" else machine.float32_tflops
+    rate = machine.peak_tflops if job.arithmetic == "half" else machine.float32_tflops
     if job.lengths is None or not machine.gpus or not rate or not machine.memory_gbs:
         return None
     known = constants or Constants()

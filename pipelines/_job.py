@@ -21,7 +21,7 @@ from llavaflow.stages.train import Train
 
 # what stands for a picture whose size nobody knows: COCO's usual one
 PHOTOGRAPH = (640, 480)
-Arithmetic = Literal["bf16", "float32"]
+Arithmetic = Literal["half", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,15 @@ class TrainingJob:
 def read_job(stage: Train, facts: Mapping[str, Json] | None = None, *, bf16: bool = True) -> TrainingJob | None:
     """The job of a training stage; None when its models are not known by name.
 
-    facts: of its data, once built. bf16: whether the chip has it; without, the job can only run in float32.
+    facts: of its data, once built. bf16: whether the chip has it; without, a job that asks for it can only run in
+    float32.
     """
     names = list(texts(stage, inside=("vision", "language", "base")))
     language, vision = recognise_language(names), recognise_vision(names, stage.image_size_px)
     if language is None or vision is None:
         return None
-    arithmetic: Arithmetic = "bf16" if stage.precision == "bf16" and bf16 else "float32"
+    half = stage.precision == "fp16" or (stage.precision == "bf16" and bf16)
+    arithmetic: Arithmetic = "half" if half else "float32"
     samples = facts.get("samples") if facts else None
     lengths = census_of(texts(stage.data), samples if isinstance(samples, int) else None)
     tiles, image_tokens = pictures(stage, vision, lengths)
@@ -96,7 +98,7 @@ def read_job(stage: Train, facts: Mapping[str, Json] | None = None, *, bf16: boo
         batching=stage.batching,
         zero=stage.zero,
         offload=stage.offload,
-        weight_bytes=2 if arithmetic == "bf16" else 4,
+        weight_bytes=2 if half else 4,
         arithmetic=arithmetic,
         checkpointing=stage.gradient_checkpointing,
         tiles=tiles,

@@ -71,7 +71,7 @@ def _train(job: Job) -> None:
     kernels = kernel_choice.settle(
         job.wishes,
         zero=job.zero,
-        half=job.precision == "bf16",
+        half=job.precision != "float32",
         family=model.model.config.text_config.model_type,
     )
     kernel_choice.apply(kernels, model.model)
@@ -183,7 +183,7 @@ def _scheduled(job: Job, steps: int) -> Optimization:
 
 def _loop(engine: Any, steps: Steps, job: Job, begin: int, log: _Log) -> None:
     batches = loader(steps, begin, job.loader_processes, pin_memory=engine.device.type == "cuda")
-    started = time.perf_counter()
+    started, skipped = time.perf_counter(), engine.skipped_steps
     for index, batch in enumerate(batches, begin):
         # random state is a function of the position, so a resumed run draws what the unbroken one drew
         torch.manual_seed(hash((job.order.seed, index, distributed.get_rank())))
@@ -192,6 +192,10 @@ def _loop(engine: Any, steps: Steps, job: Job, begin: int, log: _Log) -> None:
         loss = engines.step(engine, batch.on(engine.device), _scales(batch, job.loss, totals["supervised"]))
         mean = _sum([loss], engine.device)[0] / totals["supervised"]
         norm = float(engine.get_global_grad_norm() or 0.0)
+        if job.precision == "fp16" and engine.skipped_steps > skipped:
+            # DeepSpeed has lowered the loss scale
+            skipped, norm = engine.skipped_steps, 0.0
+            log.say([f"step {index + 1}: the gradients overflowed fp16, its update is left out"])
         _check_numbers(mean, norm, index + 1)
         now = time.perf_counter()
         log.step(index + 1, mean, rate, norm, totals, now - started)

@@ -57,7 +57,8 @@ class Train(Stage):
     masking         answers: the answer and its end mark are learned; upstream: as upstream's masker has it
     lora            train the language model through adapters; they are merged into model/ and kept beside it; with a
                     quantization the frozen weights are held in 4 or 8 bits meanwhile (QLoRA, not under ZeRO-3)
-    precision       bf16 with float32 master weights, or float32
+    precision       bf16 or fp16 with float32 master weights, or float32; fp16 is for GPUs before Ampere (V100), which
+                    have no bf16, and scales its loss
     """
 
     kind: ClassVar[Kind] = "checkpoint"
@@ -95,7 +96,7 @@ class Train(Stage):
     lora: Lora | None = None
     zero: Literal[0, 1, 2, 3]
     offload: Literal["none", "cpu"] = "none"
-    precision: Literal["bf16", "float32"] = "bf16"
+    precision: Literal["bf16", "fp16", "float32"] = "bf16"
     gradient_checkpointing: bool = True
     broken_images: Literal["fail", "skip"] = "fail"
     save_every_steps: int = 500
@@ -138,6 +139,7 @@ class Train(Stage):
 
         if self.lora is not None and self.lora.quantization is not None and self.zero == 3:
             raise InputError("ZeRO-3 cannot divide quantised weights among workers. Set zero=2, as upstream has.")
+        self._check_precision(ctx.machine)
         return Job(
             data=ctx.path(self.data),
             out=ctx.out.absolute(),
@@ -184,6 +186,16 @@ class Train(Stage):
             wishes=kernels.parse(os.environ.get(kernels.SETTING, "")),
             tracking=self._tracking(ctx),
         )
+
+    def _check_precision(self, machine: Machine) -> None:
+        if self.precision == "fp16" and not machine.gpus:
+            raise InputError("fp16 needs a GPU, and this machine has none. Set precision=float32.")
+        if self.precision == "fp16" and self.zero == 0:
+            raise InputError("DeepSpeed scales the loss of fp16 under ZeRO alone. Set zero=1.")
+        if self.precision == "bf16" and machine.gpus and not machine.bf16:
+            raise InputError(
+                f"{machine.kind} has no bf16. Set precision=fp16, or float32, which takes twice the memory."
+            )
 
     def _tracking(self, ctx: RunContext) -> Tracking:
         from llavaflow.stages import _trackers

@@ -45,7 +45,7 @@ def job(language: str, mixture: str, *, vision: str = "clip-l-336", **fields: An
         "zero": 2,
         "offload": "none",
         "weight_bytes": 2,
-        "arithmetic": "bf16",
+        "arithmetic": "half",
         "checkpointing": True,
         "tiles": 1.0,
         "image_tokens": float(tower.tokens),

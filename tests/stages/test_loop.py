@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.infra.machine import KINDS, Machine
 from llavaflow.models import parts
 from llavaflow.models.lora import Lora
 from llavaflow.models.quantization import Quantization
@@ -18,7 +20,7 @@ from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages.train import Train
 
 
-def job(bench: Any, foundation: Path, language: Path, **changes: Any) -> Job:
+def job(bench: Any, foundation: Path, language: Path, machine: Machine = KINDS["cpu"], **changes: Any) -> Job:
     """A finetune as its workers get it."""
     settings: dict[str, Any] = {
         "data": bench.given("data", lambda folder: None),
@@ -33,7 +35,7 @@ def job(bench: Any, foundation: Path, language: Path, **changes: Any) -> Job:
         "precision": "float32",
     }
     stage = Train(**settings | changes)
-    return stage.job(bench.context(stage))
+    return stage.job(dataclasses.replace(bench.context(stage), machine=machine))
 
 
 @pytest.mark.parametrize(
@@ -100,3 +102,24 @@ def test_numbers_that_are_none_stop_the_run(loss: float, norm: float, said: str)
 
 def test_a_converged_run_goes_on() -> None:
     _loop._check_numbers(1e-6, 0.0, 7)
+
+
+@pytest.mark.parametrize(
+    ("machine", "settings", "said"),
+    [
+        (Machine(kind="cpu"), {"precision": "fp16"}, "fp16 needs a GPU"),
+        (KINDS["v100-32g"], {"precision": "bf16"}, "v100-32g has no bf16. Set precision=fp16"),
+        (KINDS["v100-32g"], {"precision": "fp16", "zero": 0}, "Set zero=1"),
+        (KINDS["v100-32g"], {"precision": "fp16"}, None),
+        (KINDS["a100-80g"], {"precision": "bf16"}, None),
+    ],
+)
+def test_a_precision_that_the_machine_does_not_have_is_refused(
+    bench: Any, toy_foundation: Path, machine: Machine, settings: dict[str, Any], said: str | None
+) -> None:
+    arguments = (bench, toy_foundation, toy_foundation / "language", machine)
+    if said is None:
+        assert job(*arguments, **settings).precision == settings["precision"]
+        return
+    with pytest.raises(InputError, match=said):
+        job(*arguments, **settings)
