@@ -2,6 +2,7 @@
 
     a100-80g        one node as sold: 8 GPUs
     a100-80g:2x8    two nodes of 8 GPUs
+    a100-40g@2048   micro-steps of 2,048 tokens per GPU: less memory, more accumulation, the same result
     cpu             this computer
     box.toml:1x2    a machine of your own: a TOML file with the fields below
 
@@ -22,11 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llavaflow.infra.errors import InputError, unknown
+from llavaflow.infra.prices import GPU_HOUR
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Nodes of one kind: GPUs, memory and rates per node or GPU, and what an hour costs (None: no public price)."""
+    """Nodes of one kind: GPUs, memory and rates per node or GPU, and what an hour costs (None: no public price).
+
+    row_tokens: of one micro-step on one device; 0 lets its memory decide.
+    """
 
     kind: str
     nodes: int = 1
@@ -43,6 +48,7 @@ class Machine:
     usd_per_gpu_hour: float | None = None
     launcher: str = "ray"
     title: str = ""
+    row_tokens: int = 0
 
     @property
     def devices(self) -> int:
@@ -57,7 +63,8 @@ class Machine:
     @property
     def name(self) -> str:
         """As `--machine` takes it."""
-        return f"{self.kind}:{self.nodes}x{self.gpus}" if self.gpus else self.kind
+        size = f":{self.nodes}x{self.gpus}" if self.gpus else ""
+        return f"{self.kind}{size}{f'@{self.row_tokens}' if self.row_tokens else ''}"
 
 
 def _gpu(
@@ -75,13 +82,9 @@ def _gpu(
         memory_gbs=memory_gbs,
         link_gbs=link_gbs,
         bf16=kind not in BEFORE_BF16,
-        usd_per_gpu_hour=PRICES.get(kind),
+        usd_per_gpu_hour=GPU_HOUR.get(kind),
     )
 
-
-# USD per GPU and hour, RunPod secure cloud, as listed in March 2026 (deploybase.ai/articles/runpod-gpu-pricing).
-# What is not listed there has no price here: a cost that is not known is null in a plan.
-PRICES = {"a100-80g": 1.39, "h100": 2.69, "h200": 3.59, "b200": 5.98, "rtx3090": 0.22}
 
 BEFORE_BF16 = ("v100-32g",)
 
@@ -102,15 +105,17 @@ KINDS: dict[str, Machine] = {
     )
 }
 
-_SPEC = re.compile(r"^(?P<kind>.+?)(?::(?P<nodes>\d+)x(?P<gpus>\d+))?$")
+_SPEC = re.compile(r"^(?P<kind>[^@]+?)(?::(?P<nodes>\d+)x(?P<gpus>\d+))?(?:@(?P<tokens>\d+))?$")
 
 
 def parse(spec: str) -> Machine:
-    """The machine that `KIND[:NODESxGPUS]` or `FILE.toml[:NODESxGPUS]` names. Raises InputError."""
+    """The machine that `KIND[:NODESxGPUS][@TOKENS]` names, KIND one of ours or FILE.toml. Raises InputError."""
     match = _SPEC.match(spec)
     if match is None or (":" in spec and match["nodes"] is None):
         raise InputError(f"cannot read machine '{spec}'. Write KIND or KIND:NODESxGPUS, such as a100-80g:2x8.")
     machine = _kind(match["kind"])
+    if match["tokens"]:
+        machine = dataclasses.replace(machine, row_tokens=int(match["tokens"]))
     if match["nodes"] is None:
         return machine
     nodes, gpus = int(match["nodes"]), int(match["gpus"])

@@ -63,6 +63,7 @@ class Score:
 class ZooRow:
     """One row of a model zoo page. `weights` is a hub name; `other` holds further published numbers with their own
     conditions, which must not be put beside the columns. `im_start_end`: images stand between two tokens of their own.
+    `image_aspect`, `select_layer`: how pictures are brought to the tower's square, and the layer that is taken of it.
     """
 
     title: str
@@ -79,6 +80,8 @@ class ZooRow:
     source: str
     recipe: str | None = None
     im_start_end: bool = False
+    image_aspect: str = "square"
+    select_layer: int = -2
     scores: dict[str, Score] = field(default_factory=dict)
     other: dict[str, Score] = field(default_factory=dict)
     notes: str = ""
@@ -136,7 +139,7 @@ def _v16() -> Iterator[tuple[str, ZooRow]]:
             projector="mlp2x_gelu", pretrain_data=_LCS, finetune_data="LLaVA-NeXT mix, about 760K to 790K",
             schedule="full_ft-1e", template=template, weights=f"liuhaotian/llava-v1.6-{name}", licence=licence,
             source=LLAVA_ZOO, recipe=recipe, scores=_scores(_V16, values, f"LLaVA-1.6's own, template {template}"),
-            notes=_NO_SCRIPT,
+            notes=_NO_SCRIPT, image_aspect="anyres",
         )  # fmt: skip
 
 
@@ -160,7 +163,7 @@ def _v15() -> Iterator[tuple[str, ZooRow]]:
             form="lora" if size != name else "checkpoint", language=f"lmsys/vicuna-{size}-v1.5", tower=_CLIP_336,
             projector="mlp2x_gelu", pretrain_data=_LCS, finetune_data="llava_v1_5_mix665k", schedule=schedule,
             template="vicuna_v1", weights=f"liuhaotian/llava-v1.5-{name}", licence=_LLAMA_2, source=LLAVA_ZOO,
-            recipe=recipe, scores=_scores(_V15, values), other=other.get(name, {}),
+            recipe=recipe, scores=_scores(_V15, values), other=other.get(name, {}), image_aspect="pad",
         )  # fmt: skip
 
 
@@ -281,7 +284,8 @@ def _later() -> Iterator[tuple[str, ZooRow]]:
         tower=_CLIP_336, projector="mlp2x_gelu", pretrain_data=_LCS, finetune_data="llava1_6mix", schedule="full_ft-1e",
         template="llava_llama_3", weights="lmms-lab/llama3-llava-next-8b",
         licence="Meta Llama 3 Community License, as its base model; research only", source="model card",
-        recipe="llava-next-llama3-8b", notes="15 to 20 hours on 16 A100-80G. The card gives no scores.",
+        recipe="llava-next-llama3-8b", image_aspect="anyres",
+        notes="15 to 20 hours on 16 A100-80G. The card gives no scores.",
     )  # fmt: skip
     rows = [
         ("768", "1541 68 68.8 55.9 36.3 44.8 59.1 44.8 87.3", "84.5 89.0 79.2 77.7 84.9 69.7 79.8 79.7"),
@@ -300,7 +304,7 @@ def _later() -> Iterator[tuple[str, ZooRow]]:
                 schedule="three stages, 1e each" if done else "two stages, 1e each",
                 weights=f"ConvLLaVA/ConvLLaVA-{form}-{size}", source=CONV_ZOO, recipe=f"conv-llava-{size}",
                 scores=_scores(_CONV, values, harness, CONV_ZOO, unstated) | _scores(_GROUNDING, grounding, harness,
-                CONV_ZOO, "precision at IoU 0.5") if done else {},
+                CONV_ZOO, "precision at IoU 0.5") if done else {}, image_aspect="pad", select_layer=-1,
             )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.errors import InputError
 from llavaflow.infra.machine import Machine
-from llavaflow.pipelines._batch import Split, split_batch
+from llavaflow.pipelines._advice import HOST_SHARE, advice
+from llavaflow.pipelines._batch import Split, micro_tokens, split_batch
 from llavaflow.pipelines._hours import estimate_hours
 from llavaflow.pipelines._job import TrainingJob, read_job
-from llavaflow.pipelines._memory import Memory, estimate_memory, smallest_change
+from llavaflow.pipelines._memory import Memory, estimate_memory, host_memory_gib
 from llavaflow.stages._stage import Stage
-from llavaflow.stages.train import CPU_ROW_TOKENS, GPU_TOKENS_PER_GIB, Train
+from llavaflow.stages.train import Train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +35,21 @@ class Estimate:
         return not self.change if self.memory else None
 
 
-def estimate_training(stage: Train, machine: Machine, facts: Mapping[str, Json] | None = None) -> Estimate:
-    """Batch, memory and hours of a training stage. `facts`: of its data, once built."""
-    row_tokens = row_tokens_of(machine)
-    split = split_batch(
-        stage.global_batch, machine, max_length=stage.max_length, row_tokens=row_tokens, batching=stage.batching
-    )
+def estimate_training(
+    stage: Train, machine: Machine, facts: Mapping[str, Json] | None = None, *, name: str = "finetune"
+) -> Estimate:
+    """Batch, memory and hours of a training stage. `facts`: of its data, once built. `name`: as the recipe calls it."""
+    split = split_batch(stage, machine)
     job = read_job(stage, facts, bf16=machine.bf16 or not machine.gpus)
     if job is None or not machine.gpus or not split.accumulation:
         return Estimate(split=split, job=job, notes=tuple(filter(None, _notes(split, job, machine))))
-    per_device = split.per_device or 1
-    tokens = row_tokens if job.batching == "packed" else per_device * job.longest()
+    tokens = micro_tokens(job, split)
     memory = estimate_memory(job, machine.ranks, tokens)
-    change = "" if memory.fits(machine) else smallest_change(job, machine, tokens)
-    hours = estimate_hours(job, machine, per_device=per_device, row_tokens=tokens)
-    notes = [f"does not fit; what does: {change}"] if change else []
+    host = host_memory_gib(job, machine)
+    fits = memory.fits(machine) and host <= HOST_SHARE * machine.memory_gib
+    change = "" if fits else advice(job, machine, name)
+    hours = estimate_hours(job, machine, per_device=split.per_device or 1, row_tokens=tokens)
+    notes = [f"does not fit: {change}"] if change else []
     return Estimate(
         split=split,
         job=job,
@@ -57,11 +58,6 @@ def estimate_training(stage: Train, machine: Machine, facts: Mapping[str, Json] 
         change=change,
         notes=tuple(filter(None, [*notes, *_notes(split, job, machine)])),
     )
-
-
-def row_tokens_of(machine: Machine) -> int:
-    """Tokens of one micro-step of one worker, as the training stage has it."""
-    return int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
 
 
 def _notes(split: Split, job: TrainingJob | None, machine: Machine) -> Iterator[str]:

@@ -1,16 +1,21 @@
 """From zoo: a recipe that starts from published weights, a row of the model zoo in place of the training they end.
 
 A projector takes the place of `pretrain`; a whole model that of `base`, or else of the last training, so that what is
-left of the recipe evaluates and publishes it. Stages that nothing needs any more are left out.
+left of the recipe evaluates and publishes it. Stages that nothing needs any more are left out. What goes on from the
+weights must treat pictures and turns as they were made to be: LLaVA-1.6 finetuned without tiles only gets worse.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 
 from llavaflow.infra.errors import InputError
-from llavaflow.models.zoo import ZooRow
+from llavaflow.models.images import PINPOINTS_336
+from llavaflow.models.sizes import recognise_language
+from llavaflow.models.templates import for_family, names
+from llavaflow.models.zoo import ZOO, ZooRow
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages.base import Base
 from llavaflow.stages.publish import Publish
@@ -37,6 +42,49 @@ def start_from_zoo(recipe: Recipe, name: str) -> Recipe:
         notes=f"Starts from {row.weights} ({row.source}). {recipe.notes}".strip(),
         sources={path: text for path, text in recipe.sources.items() if path.partition(".")[0] in kept - {target}},
     )
+
+
+def zoo_row(origin: object) -> ZooRow | None:
+    """The row whose weights a stage brings: from the zoo, or from the hub under a published name."""
+    if isinstance(origin, ZooWeights):
+        return origin.row()
+    hub = origin.hub if isinstance(origin, Base) else None
+    return next((row for row in ZOO.values() if row.weights == hub and row.form != "projector"), None)
+
+
+def unlike(recipe: Recipe, name: str, row: ZooRow) -> Iterator[tuple[str, str]]:
+    """What a training that goes on from a row's model does otherwise than the row, and the settings that mend it."""
+    stage = recipe.stages[name]
+    assert isinstance(stage, Train), "only a training goes on from weights"
+    tiles = row.image_aspect == "anyres"
+    if tiles != (stage.image_aspect == "anyres"):
+        made = "in tiles (anyres)" if tiles else "without tiles"
+        cut = [f"pinpoints='{json.dumps(PINPOINTS_336 if tiles else [])}'", *(["max_length=4096"] if tiles else [])]
+        yield f"it saw pictures {made}, {name} does not", _set(name, f"image_aspect={row.image_aspect}", *cut)
+    for field in ("select_layer", "im_start_end"):
+        theirs, ours = getattr(row, field), getattr(stage, field)
+        if theirs != ours:
+            yield f"its {field} is {theirs}, {name} has {ours}", _set(name, f"{field}={theirs}")
+    size = recognise_language([row.language])
+    if size and stage.template in names() and stage.template not in for_family(size.family):
+        mend = [_set(key, f"template={row.template}") for key in (recipe.name_of(stage.data), name)]
+        yield f"template '{stage.template}' is not made for {size.family} models", " ".join(mend)
+
+
+def _set(stage: str, *assignments: str) -> str:
+    return " ".join(f"--set {stage}.{assignment}" for assignment in assignments)
+
+
+def refuse_unlike(recipe: Recipe) -> None:
+    """Raise InputError when a training goes on from published weights in a way that they were not made for."""
+    for name, stage in recipe.stages.items():
+        row = zoo_row(stage.base.stage) if isinstance(stage, Train) and stage.base else None
+        found = list(unlike(recipe, name, row)) if row else []
+        if row and found:
+            what, mend = zip(*found, strict=True)
+            raise InputError(
+                f"{row.weights} does not go with {recipe.name}: {'; '.join(what)}. Mend it with {' '.join(mend)}."
+            )
 
 
 def _target(recipe: Recipe, name: str, row: ZooRow) -> str:

@@ -35,7 +35,8 @@ def _trains(preflight: Preflight) -> Iterator[tuple[str, Train]]:
 
 def _estimate(preflight: Preflight, stage: Train) -> Estimate:
     item = preflight.resolved.get(preflight.recipe.name_of(stage.data))
-    return estimate_training(stage, preflight.machine, item.artifact.facts if item and item.artifact else None)
+    facts = item.artifact.facts if item and item.artifact else None
+    return estimate_training(stage, preflight.machine, facts, name=preflight.recipe.name_of(stage))
 
 
 def global_batch(preflight: Preflight) -> Iterator[Problem]:

@@ -26,7 +26,10 @@ Arithmetic = Literal["half", "float32"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """A training stage as numbers. `weight_bytes`: of a weight and of an activation as they lie in memory."""
+    """A training stage as numbers.
+
+    weight_bytes: of a weight and of an activation as they lie in memory. quantized_bits: of QLoRA's frozen ones, or 0.
+    """
 
     language: LanguageSize
     vision: Tower
@@ -35,6 +38,7 @@ class TrainingJob:
     trains_vision: bool
     vision_from_layer: int
     lora_rank: int
+    quantized_bits: int
     global_batch: int
     epochs: int
     max_length: int
@@ -64,6 +68,12 @@ class TrainingJob:
     def parameters(self) -> int:
         return self.language.params + self.vision.params + self.projector_parameters + self.adapters
 
+    @property
+    def resting_bytes(self) -> float:
+        """Bytes of all weights as they lie between steps; those of QLoRA's frozen language model are rounded."""
+        rounded = self.language.matrices if self.quantized_bits else 0
+        return self.weight_bytes * (self.parameters - rounded) + self.quantized_bits / 8 * rounded
+
     def longest(self) -> int:
         """Tokens of the longest sample that a device may meet."""
         return self.lengths.longest(self.image_tokens, self.max_length) if self.lengths else self.max_length
@@ -92,6 +102,7 @@ def read_job(stage: Train, facts: Mapping[str, Json] | None = None, *, bf16: boo
         trains_vision="vision_tower" in stage.trainable,
         vision_from_layer=stage.vision_from_layer,
         lora_rank=stage.lora.r if stage.lora else 0,
+        quantized_bits=stage.lora.quantization.bits if stage.lora and stage.lora.quantization else 0,
         global_batch=stage.global_batch,
         epochs=stage.epochs,
         max_length=stage.max_length,

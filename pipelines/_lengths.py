@@ -99,13 +99,18 @@ def census() -> dict[str, Any]:
     return loaded
 
 
-def census_of(names: Iterable[str], samples: int | None) -> Lengths | None:
-    """The lengths of the published mixture that these names of files and settings speak of; None without one."""
+def mixture_of(names: Iterable[str]) -> str | None:
+    """The published mixture that these names of files and settings speak of; None without one."""
     table = census()
     known = {alias: alias for alias in table["mixtures"]} | table["aliases"]
     said = " ".join(names).lower()
     found = max((alias for alias in known if alias in said), key=len, default=None)
-    if found is None:
+    return known[found] if found else None
+
+
+def census_of(names: Iterable[str], samples: int | None) -> Lengths | None:
+    """The lengths of the published mixture that these names speak of, scaled to `samples` when that is known."""
+    table, mixture = census(), mixture_of(names)
+    if mixture is None:
         return None
-    mixture = known[found]
     return Lengths.of(table["mixtures"][mixture], table["parts"], samples, table["basis"].get(mixture, ""))

@@ -16,8 +16,6 @@ holds for activations is not free for the update. Reports of users fix that shar
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llavaflow.infra.machine import Machine
@@ -64,7 +62,7 @@ def estimate_memory(job: TrainingJob, ranks: int, row_tokens: int) -> Memory:
     divided = {name: ranks if job.zero >= stage else 1 for name, stage in (("o", 1), ("g", 2), ("w", 3))}
     offloaded = job.offload == "cpu"
     on_device = 0.0 if offloaded else job.trainable / divided["o"]
-    weights = 0.0 if offloaded and job.zero == 3 else job.weight_bytes * job.parameters / divided["w"]
+    weights = 0.0 if offloaded and job.zero == 3 else job.resting_bytes / divided["w"]
     gradients = 0.0 if offloaded else job.weight_bytes * job.trainable / divided["g"]
     return Memory(
         weights=weights / GIB,
@@ -75,6 +73,14 @@ def estimate_memory(job: TrainingJob, ranks: int, row_tokens: int) -> Memory:
         update=UPDATE_BYTES * (min(on_device, SUB_GROUP_ELEMENTS) if job.zero == 3 else on_device) / GIB,
         buffers=_buffers(job) / GIB,
     )
+
+
+def host_memory_gib(job: TrainingJob, machine: Machine) -> float:
+    """What offload puts into the memory of one node: optimizer and gradients, and under ZeRO-3 the weights."""
+    if job.offload != "cpu":
+        return 0.0
+    weights = job.resting_bytes if job.zero == 3 else 0.0
+    return ((ADAM_BYTES + job.weight_bytes) * job.trainable + weights) / machine.nodes / GIB
 
 
 def _activations(job: TrainingJob, row_tokens: int) -> float:
@@ -94,32 +100,3 @@ def _buffers(job: TrainingJob) -> float:
     if job.zero == 3:
         return job.weight_bytes * (min(job.parameters, LIVE_ELEMENTS) + 2 * BUCKET_ELEMENTS / 10)
     return 2 * job.weight_bytes * min(job.trainable, BUCKET_ELEMENTS) if job.zero else 0.0
-
-
-def smallest_change(job: TrainingJob, machine: Machine, row_tokens: int) -> str:
-    """The first setting, least costly first, with which a job fits, or the number of devices that holds it as it is.
-
-    The size of a micro-step is no setting: it follows from the device's memory, and accumulation from it.
-    """
-    ranks = machine.ranks
-    settings = next((words for words, to in _changes(job) if estimate_memory(to, ranks, row_tokens).fits(machine)), "")
-    more = next((count for count in _more(ranks) if estimate_memory(job, count, row_tokens).fits(machine)), None)
-    devices = f"{more} devices of this kind" if more and job.zero else ""
-    if settings or devices:
-        return " or ".join(filter(None, (settings, devices)))
-    need = estimate_memory(dataclasses.replace(job, zero=3, offload="cpu"), ranks, row_tokens).total
-    return f"nothing on this kind of machine: even ZeRO-3 with offload needs {need:.0f} GiB per device"
-
-
-def _more(ranks: int) -> Iterator[int]:
-    """Counts that whole boxes come in: twice as many, four times, up to sixty-four."""
-    return (ranks << doubled for doubled in range(1, 7))
-
-
-def _changes(job: TrainingJob) -> Iterator[tuple[str, TrainingJob]]:
-    if job.zero < 3:
-        yield "zero=3", dataclasses.replace(job, zero=3)
-    if job.trains_language and not job.lora_rank:
-        adapters = dataclasses.replace(job, lora_rank=128, trains_vision=False, zero=3)
-        yield "LoRA (rank 128) with zero=3, instead of full finetuning", adapters
-    yield "zero=3 with offload=cpu", dataclasses.replace(job, zero=3, offload="cpu")

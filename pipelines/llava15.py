@@ -51,8 +51,6 @@ synthesize = Synthesize(
     conversation=60_000,
     detail=24_000,
     complex=80_000,
-    input_usd=30.0,
-    output_usd=60.0,
     batch=True,
 )
 
@@ -131,7 +129,6 @@ RECIPE = Recipe(
         **base.cite_script("finetune", finetune, FINETUNE),
         **base.cite("filter", CONCEPTS, "filters[2].min_captions filters[2].max_captions"),
         **base.cite("synthesize", f"{PAPER}: 58K, 23K and 77K of GPT-4", "conversation detail complex model"),
-        **base.cite("synthesize", "OpenAI price list for gpt-4 (8K), per million tokens", "input_usd output_usd"),
         **{
             f"mix.components[{number}].expected": "haotian-liu/LLaVA issue 702, sum-checked against the released file"
             for number in range(len(MIX665K.parts))

@@ -14,12 +14,12 @@ from typing import Any
 
 from llavaflow.infra.errors import BudgetExceeded, StageFailed
 from llavaflow.infra.fingerprint import digest
+from llavaflow.infra.prices import BATCH_SHARE
 from llavaflow.stages._chat import Endpoint, reply_of
 from llavaflow.stages._ledger import Request, RequestLedger
 
 URL = "/v1/chat/completions"
 MAX_LINES = 50_000
-PRICE_SHARE = 0.5
 ROUNDS = 4
 FIRST_POLL_S = 0.2
 LONGEST_POLL_S = 60.0
@@ -59,7 +59,7 @@ class BatchChat:
         fitting: list[Request] = []
         for request in requests:
             try:
-                self.ledger.reserve(request, PRICE_SHARE)
+                self.ledger.reserve(request, BATCH_SHARE)
             except BudgetExceeded as error:
                 return fitting, error
             fitting.append(request)
@@ -106,7 +106,7 @@ class BatchChat:
             return
         status = response.get("status_code")
         if status == 200:
-            self.ledger.answered(request_id, reply_of(response["body"]), share=PRICE_SHARE)
+            self.ledger.answered(request_id, reply_of(response["body"]), share=BATCH_SHARE)
             done()
         elif status is not None and 400 <= status < 500 and status not in (408, 409, 429):
             body = response.get("body") or {}

@@ -35,7 +35,8 @@ AT_ONCE = 8
 class Judging:
     """Which open benchmarks are reviewed, by which model, and how often: runs give a mean and a spread.
 
-    batch: the Batch API, half the price within a day. input_usd, output_usd: a million tokens, for the budget.
+    batch: the Batch API, half the price within a day. input_usd, output_usd: a million tokens, for the
+    budget; 0: the price of infra/prices.py.
     """
 
     benchmarks: tuple[str, ...] = ("llava-bench-coco",)
@@ -100,7 +101,7 @@ def open_reviewer(judging: Judging, ledger: Path, budget: Budget | None = None) 
     Raises InputError when no service is known, or when money is limited and its price is not.
     """
     budget = budget or Budget()
-    price = Price(input_usd=judging.input_usd, output_usd=judging.output_usd)
+    price = Price.of_model(judging.model, judging.input_usd, judging.output_usd)
     with ExitStack() as stack:
         if judging.model == LOCAL:
             endpoint, title = Endpoint(base_url=stack.enter_context(LocalJudge()).base_url, api_key=NO_KEY), TITLE

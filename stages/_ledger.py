@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.context import Budget
 from llavaflow.infra.errors import BudgetExceeded, InputError
 from llavaflow.infra.fingerprint import canonical, digest
+from llavaflow.infra.prices import tokens_usd
 from llavaflow.stages._jsonl import JsonLines
 
 # English text has about four bytes per token; three is the careful side
@@ -40,6 +42,12 @@ class Price:
 
     input_usd: float = 0.0
     output_usd: float = 0.0
+
+    @classmethod
+    def of_model(cls, model: str, input_usd: float, output_usd: float) -> Self:
+        """The price that a stage states, or else that of the table; nothing where neither knows one."""
+        known = (input_usd, output_usd) if input_usd or output_usd else tokens_usd(model) or (0.0, 0.0)
+        return cls(input_usd=known[0], output_usd=known[1])
 
     def check(self, budget: Budget, model: str) -> None:
         """Raises InputError when money is limited and nobody has said what the model costs."""

@@ -47,7 +47,7 @@ class Synthesize(Stage):
 
     folder, images          captions and instances files; the image folder inside
     conversation .. complex images per kind; None takes the published share of all images
-    input_usd, output_usd   price of a million tokens, for the budget
+    input_usd, output_usd   price of a million tokens, for the budget; 0: that of infra/prices.py
     batch                   use the Batch API: half the price, within a day
     min_usable              share of answers that must parse
     """
@@ -129,7 +129,7 @@ class Synthesize(Stage):
         """Every reply by request id, every refusal, and what it took."""
         known = _previous_replies(ctx)
         missing = [request for request in requests if request.id not in known]
-        price = Price(input_usd=self.input_usd, output_usd=self.output_usd)
+        price = Price.of_model(self.model, self.input_usd, self.output_usd)
         ledger = RequestLedger(ctx.work / "requests.jsonl", price=price, budget=ctx.budget)
         teacher = "not asked"
         if any(not ledger.settled(request) for request in missing) or ledger.open_batches:

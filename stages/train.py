@@ -218,14 +218,14 @@ class Train(Stage):
 
         machine = ctx.machine
         share = max(1, self.global_batch // machine.ranks)
-        limit = max(1, _row_tokens(machine) // self.max_length)
+        limit = max(1, row_tokens(machine) // self.max_length)
         return Order(
             batching=self.batching,
             global_batch=self.global_batch,
             seed=self.seed,
             epochs=self.epochs,
             workers=machine.ranks,
-            row_tokens=_row_tokens(machine),
+            row_tokens=row_tokens(machine),
             per_device=max(size for size in range(1, share + 1) if share % size == 0 and size <= limit),
         )
 
@@ -254,6 +254,7 @@ class Train(Stage):
         }
 
 
-def _row_tokens(machine: Machine) -> int:
+def row_tokens(machine: Machine) -> int:
     """Tokens of one micro-step of one worker: what leaves room for the activations of a checkpointed 7B model."""
-    return int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
+    by_memory = int(machine.gpu_memory_gib * GPU_TOKENS_PER_GIB) if machine.gpus else CPU_ROW_TOKENS
+    return machine.row_tokens or by_memory

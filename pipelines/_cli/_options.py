@@ -3,8 +3,9 @@
     @click.command()
     @store_option          # store: ArtifactStore
     @machine_option        # machine: Machine
+    @recipe_options        # recipe: Recipe
     @json_option           # as_json: bool
-    def command(store, machine, as_json) -> None:
+    def command(recipe, store, machine, as_json) -> None:
         emit(document, as_json, render)
 
 `emit` writes the one JSON document of a command, or calls `render` with a console; everything else that a command
@@ -13,10 +14,11 @@ has to say goes to stderr.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 
     from llavaflow.infra.machine import Machine
     from llavaflow.infra.store import ArtifactStore
+    from llavaflow.pipelines._recipe import Recipe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_STORE = ".llavaflow"
+SET_HELP = "Replace one setting; repeatable."
 
 
 def json_option(command: Command) -> Command:
@@ -57,13 +61,14 @@ def _open_store(ctx: click.Context, param: click.Parameter, value: str) -> Artif
 
 
 def machine_option(command: Command) -> Command:
-    """`--machine KIND[:NODESxGPUS]`, passed as a Machine named `machine`; this computer when it is not given."""
+    """`--machine KIND[:NODESxGPUS][@TOKENS]`, passed as a Machine named `machine`; this computer without it."""
     return click.option(
         "--machine",
-        metavar="KIND[:NODESxGPUS]",
+        metavar="KIND[:NODESxGPUS][@TOKENS]",
         default=None,
         callback=_parse_machine,
-        help="Such as a100-80g:2x8, or a TOML file; this computer when not given. See `pipeline list machines`.",
+        help="Such as a100-80g:2x8, or a TOML file; this computer when not given (`pipeline list machines`). "
+        "@TOKENS: of a micro-step on one device, where its memory should not decide.",
     )(command)
 
 
@@ -71,6 +76,39 @@ def _parse_machine(ctx: click.Context, param: click.Parameter, value: str | None
     from llavaflow.infra.machine import parse, this_machine
 
     return this_machine() if value is None else parse(value)
+
+
+def recipe_options(command: Command) -> Command:
+    """`RECIPE`, `--from-zoo NAME` and `--set STAGE.FIELD=VALUE`, passed as a Recipe named `recipe`."""
+    wrapped = _with_recipe(command)
+    for decorate in (
+        click.option("--set", "settings", metavar="STAGE.FIELD=VALUE", multiple=True, help=SET_HELP),
+        click.option("--from-zoo", metavar="NAME", help="Start from published weights; see `pipeline list zoo`."),
+        click.argument("recipe"),
+    ):
+        wrapped = decorate(wrapped)
+    return wrapped
+
+
+def _with_recipe(command: Command) -> Command:
+    @functools.wraps(command)
+    def call(*, recipe: str, from_zoo: str | None, settings: tuple[str, ...], **others: Any) -> Any:
+        return command(recipe=_chosen(recipe, from_zoo, settings), **others)
+
+    return cast(Command, call)
+
+
+def _chosen(name: str, from_zoo: str | None, settings: tuple[str, ...]) -> Recipe:
+    from llavaflow.pipelines._catalogue import find_recipe
+    from llavaflow.pipelines._from_zoo import refuse_unlike, start_from_zoo
+    from llavaflow.pipelines._settings import apply_settings
+
+    recipe = find_recipe(name)
+    if from_zoo is None:
+        return apply_settings(recipe, settings)
+    recipe = apply_settings(start_from_zoo(recipe, from_zoo), settings)
+    refuse_unlike(recipe)
+    return recipe
 
 
 def emit(document: Json, as_json: bool, render: Callable[[Console], None]) -> None:

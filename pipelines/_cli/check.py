@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llavaflow.infra.artifact import Json
-from llavaflow.pipelines._cli._options import emit, json_option, machine_option, store_option
+from llavaflow.pipelines._cli._options import emit, json_option, machine_option, recipe_options, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,31 +15,28 @@ if TYPE_CHECKING:
     from llavaflow.infra.machine import Machine
     from llavaflow.infra.store import ArtifactStore
     from llavaflow.pipelines._gates import Problem
+    from llavaflow.pipelines._recipe import Recipe
 
 Found = dict[str, list["Problem"]]
 FAILED = 2
 
 
 @click.command()
-@click.argument("recipe")
-@click.option("--set", "settings", metavar="STAGE.FIELD=VALUE", multiple=True, help="Replace one setting; repeatable.")
+@recipe_options
 @machine_option
 @store_option
 @json_option
-def command(recipe: str, settings: tuple[str, ...], machine: Machine, store: ArtifactStore, as_json: bool) -> int:
+def command(recipe: Recipe, machine: Machine, store: ArtifactStore, as_json: bool) -> int:
     """Check RECIPE on a machine; exit code 2 when a gate fails."""
-    from llavaflow.pipelines._catalogue import find_recipe
     from llavaflow.pipelines._gates import ENVIRONMENT, Preflight
     from llavaflow.pipelines._gates_data import DATA
     from llavaflow.pipelines._gates_training import TRAINING
-    from llavaflow.pipelines._settings import apply_settings
 
-    chosen = apply_settings(find_recipe(recipe), settings)
-    preflight = Preflight(chosen, store, machine)
+    preflight = Preflight(recipe, store, machine)
     found: Found = {gate.__name__.replace("_", "-"): list(gate(preflight)) for gate in (*ENVIRONMENT, *DATA, *TRAINING)}
     passed = not any(_fails(problems) for problems in found.values())
     document: Json = {
-        "recipe": chosen.name,
+        "recipe": recipe.name,
         "machine": machine.name,
         "passed": passed,
         "gates": [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llavaflow.pipelines._cli._options import emit, json_option, machine_option, store_option
+from llavaflow.pipelines._cli._options import emit, json_option, machine_option, recipe_options, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,35 +14,39 @@ if TYPE_CHECKING:
     from llavaflow.infra.machine import Machine
     from llavaflow.infra.store import ArtifactStore
     from llavaflow.pipelines._plan import Plan, PlanRow
+    from llavaflow.pipelines._recipe import Recipe
 
 COLOURS = {"built": "green", "missing": "yellow", "stale": "yellow"}
 
 
 @click.command()
-@click.argument("recipe")
+@recipe_options
 @click.option("--stage", metavar="S", help="Only S and what it needs.")
-@click.option("--set", "settings", metavar="STAGE.FIELD=VALUE", multiple=True, help="Replace one setting; repeatable.")
+@click.option("--max-usd", type=click.FloatRange(min=0), help="Say whether a run with this limit would start.")
 @machine_option
 @store_option
 @json_option
 def command(
-    recipe: str,
+    recipe: Recipe,
     stage: str | None,
-    settings: tuple[str, ...],
+    max_usd: float | None,
     machine: Machine,
     store: ArtifactStore,
     as_json: bool,
 ) -> None:
     """Plan RECIPE on a machine, against a store."""
-    from llavaflow.pipelines._catalogue import find_recipe
-    from llavaflow.pipelines._plan import make_plan
-    from llavaflow.pipelines._settings import apply_settings
+    from llavaflow.pipelines._plan import make_plan, past_budget
 
-    plan = make_plan(apply_settings(find_recipe(recipe), settings), store, machine, stage=stage)
-    emit(plan.as_json(), as_json, lambda console: _render(console, plan))
+    plan = make_plan(recipe, store, machine, stage=stage)
+    document = plan.as_json()
+    refused = past_budget(plan, max_usd)
+    if max_usd is not None:
+        document["budget"] = {"max_usd": max_usd, "starts": not refused, "why": refused}
+    emit(document, as_json, lambda console: _render(console, plan, refused))
 
 
-def _render(console: Console, plan: Plan) -> None:
+def _render(console: Console, plan: Plan, refused: str) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{plan.recipe} on {plan.machine.name}", title_justify="left", box=None, pad_edge=False)
@@ -57,7 +61,14 @@ def _render(console: Console, plan: Plan) -> None:
     hours = "unknown" if plan.hours is None else f"{plan.hours:,.2f} h"
     cost = "" if plan.cost_usd is None else f", {plan.cost_usd:,.2f} USD"
     rest = f"; not known for {', '.join(plan.unknown)}" if plan.unknown and plan.hours is not None else ""
-    console.print(f"total {hours}{cost}{rest}")
+    console.print(f"total {hours}{cost}{rest}", soft_wrap=True)
+    if plan.store_bytes:
+        console.print(
+            f"to fetch {_size(plan.fetch_bytes)}; to store {_size(plan.store_bytes)} "
+            f"(on S3 about {plan.s3_usd_per_month:,.2f} USD a month)"
+        )
+    if refused:
+        console.print(f"[red]would not start:[/] {escape(refused)}", soft_wrap=True)
 
 
 def _cells(row: PlanRow) -> list[str]:
@@ -65,7 +76,7 @@ def _cells(row: PlanRow) -> list[str]:
 
     memory = "" if row.gpu_memory_gib is None else f"{row.gpu_memory_gib:.1f}"
     asked = f"{row.requests:,} requests, {row.tokens:,} tokens" if row.requests else ""
-    told = "; ".join(text for text in (row.why, asked, row.note) if text)
+    told = "; ".join(text for text in (row.why, asked, _volume(row), row.note) if text)
     return [
         f"[bold]{row.name}[/]",
         f"[{COLOURS[row.status]}]{row.status}[/]",
@@ -76,6 +87,19 @@ def _cells(row: PlanRow) -> list[str]:
         "" if row.cost_usd is None else f"{row.cost_usd:,.2f}",
         escape(told),
     ]
+
+
+def _volume(row: PlanRow) -> str:
+    """What comes over the network and what stays in the store."""
+    images = f"{row.images:,} images" if row.images else ""
+    lost = f", {row.expected_loss:.0%} of them expected to be lost" if row.expected_loss else ""
+    fetched = f"{images} to fetch{lost}, {_size(row.fetch_bytes)}" if row.fetch_bytes else images
+    stored = f"{_size(row.store_bytes)} to store" if row.store_bytes else ""
+    return "; ".join(filter(None, (fetched, stored)))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _batch(row: PlanRow) -> str:

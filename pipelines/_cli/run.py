@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from llavaflow.infra.artifact import Json
-from llavaflow.pipelines._cli._options import emit, json_option, machine_option, store_option
+from llavaflow.pipelines._cli._options import emit, json_option, machine_option, recipe_options, store_option
 
 if TYPE_CHECKING:
     from llavaflow.infra.machine import Machine
     from llavaflow.infra.store import ArtifactStore
+    from llavaflow.pipelines._recipe import Recipe
     from llavaflow.pipelines._run import Run
 
 INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("recipe")
+@recipe_options
 @click.option("--stage", metavar="S", help="Make S and whatever it needs that is missing, nothing after it.")
 @click.option("--only", metavar="S", help="Make S alone; refused if an input is missing.")
 @click.option("--refresh", metavar="S", multiple=True, help="Make a new generation of S (fetches only failed or new).")
-@click.option("--from-zoo", metavar="NAME", help="Start from published weights; see `pipeline list zoo`.")
-@click.option("--set", "settings", metavar="STAGE.FIELD=VALUE", multiple=True, help="Replace one setting; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Refuse to start, or stop, before spending more.")
 @click.option("--max-tokens", type=click.IntRange(min=0), help="Stop before using more tokens of paid services.")
@@ -37,12 +36,10 @@ INTERRUPTED = 130
 @store_option
 @json_option
 def command(
-    recipe: str,
+    recipe: Recipe,
     stage: str | None,
     only: str | None,
     refresh: tuple[str, ...],
-    from_zoo: str | None,
-    settings: tuple[str, ...],
     dry_run: bool,
     max_usd: float | None,
     max_tokens: int | None,
@@ -53,25 +50,17 @@ def command(
     """Run RECIPE: what the store lacks is made, stage by stage."""
     from llavaflow.infra.console import stdout_to_stderr, terminal
     from llavaflow.infra.context import Budget
-    from llavaflow.pipelines._catalogue import find_recipe
     from llavaflow.pipelines._estimate import refuse_impossible_batches
     from llavaflow.pipelines._plan import make_plan, refuse_past_budget
     from llavaflow.pipelines._run import prepare
-    from llavaflow.pipelines._settings import apply_settings
     from llavaflow.pipelines._summary import render
 
-    chosen = find_recipe(recipe)
-    if from_zoo is not None:
-        from llavaflow.pipelines._from_zoo import start_from_zoo
-
-        chosen = start_from_zoo(chosen, from_zoo)
-    chosen = apply_settings(chosen, settings)
     budget = Budget(max_usd=max_usd, max_tokens=max_tokens)
-    run = prepare(chosen, store, machine, stage=stage, only=only, refresh=refresh, budget=budget)
-    missing = {name: chosen.stages[name] for name in run.selected if run.resolved[name].artifact is None}
-    refuse_impossible_batches(missing, machine)
     if max_usd is not None:
-        refuse_past_budget(make_plan(chosen, store, machine, stage=stage or only), max_usd)
+        refuse_past_budget(make_plan(recipe, store, machine, stage=stage, only=only, refresh=refresh), max_usd)
+    run = prepare(recipe, store, machine, stage=stage, only=only, refresh=refresh, budget=budget)
+    missing = {name: recipe.stages[name] for name in run.selected if run.resolved[name].artifact is None}
+    refuse_impossible_batches(missing, machine)
     code = 0
     if dry_run:
         run.look()

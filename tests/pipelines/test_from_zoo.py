@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
-from llavaflow.infra.errors import InputError
+from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.zoo import ZOO
 from llavaflow.pipelines._catalogue import find_recipe
-from llavaflow.pipelines._from_zoo import start_from_zoo
-from llavaflow.stages.zoo_weights import ZooWeights
+from llavaflow.pipelines._from_zoo import refuse_unlike, start_from_zoo
+from llavaflow.pipelines._settings import apply_settings
+from llavaflow.stages.zoo_weights import ZooWeights, from_hub
 from llavaflow.tests.pipelines.conftest import Command
 
 PROJECTOR = "llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5"
@@ -56,6 +58,56 @@ def test_a_projector_leaves_out_what_only_its_training_saw() -> None:
 def test_what_does_not_fit_is_refused_by_name(recipe: str, name: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         start_from_zoo(find_recipe(recipe), name)
+
+
+TILES = (
+    "finetune.image_aspect=anyres",
+    "finetune.pinpoints=[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]",
+    "finetune.max_length=4096",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "mends"),
+    [
+        ("llava-v1.5-7b", "", []),
+        ("llava-v1.6-vicuna-7b", "saw pictures in tiles (anyres), finetune does not", [*TILES]),
+        ("llava-v1.6-mistral-7b", "template 'v1' is not made for mistral models",
+         [*TILES, "data.template=mistral_instruct", "finetune.template=mistral_instruct"]),
+        ("ConvLLaVA-sft-768", "its select_layer is -1, finetune has -2", ["finetune.select_layer=-1"]),
+        ("LLaVA-Lightning-MPT-7B-preview", "its im_start_end is True, finetune has False",
+         ["finetune.im_start_end=True", "data.template=mpt", "finetune.template=mpt"]),
+    ],
+)  # fmt: skip
+def test_weights_that_saw_pictures_otherwise_are_refused_with_what_mends_it(
+    name: str, told: str, mends: list[str]
+) -> None:
+    recipe = start_from_zoo(find_recipe("finetune-task"), name)
+    if not told:
+        refuse_unlike(recipe)
+        return
+    with pytest.raises(InputError) as caught:
+        refuse_unlike(recipe)
+    assert told in str(caught.value)
+    assert all(mend.partition("=")[0] in str(caught.value) for mend in mends)
+    refuse_unlike(apply_settings(recipe, mends))
+
+
+def test_the_mend_can_be_typed_as_it_stands(pipeline: Command) -> None:
+    refused = pipeline("run", "finetune-task", "--from-zoo", "llava-v1.6-34b", "--dry-run")
+    assert refused.code == 2 and "does not go with finetune-task" in refused.err
+    mend = shlex.split(refused.err.partition("Mend it with ")[2].rpartition(".")[0])
+    plan = pipeline("plan", "finetune-task", "--from-zoo", "llava-v1.6-34b", "--machine", "h100:4x8", *mend)
+    assert plan.code == 0 and "finetune" in plan.out
+
+
+def test_without_a_hub_the_message_names_the_weights_and_the_way_round(
+    pipeline: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "no-hub"))
+    with pytest.raises(StageFailed, match=r"cannot get liuhaotian/llava-v1\.5-7b.*--set base\.folder=FOLDER"):
+        from_hub("liuhaotian/llava-v1.5-7b", "base.folder")
 
 
 def test_the_command_takes_settings_of_the_stage_that_came_in(pipeline: Command, tmp_path: Path) -> None:

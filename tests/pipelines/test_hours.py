@@ -14,11 +14,10 @@ from llavaflow.infra.machine import parse
 from llavaflow.models.images import PINPOINTS_336, ImageRule, count_tiles, count_tokens
 from llavaflow.models.sizes import LANGUAGE, VISION, projector_params
 from llavaflow.pipelines._batch import split_batch
-from llavaflow.pipelines._estimate import row_tokens_of
 from llavaflow.pipelines._hours import Constants, estimate_hours
 from llavaflow.pipelines._job import TrainingJob
 from llavaflow.pipelines._lengths import Lengths, census
-from llavaflow.pipelines._memory import estimate_memory, smallest_change
+from llavaflow.pipelines._memory import estimate_memory
 
 # tokens of a system prompt, a question and two role names round a caption, as LLaVA wrote before `plain`
 CHAT_TOKENS = 55
@@ -38,6 +37,7 @@ def job(language: str, mixture: str, *, vision: str = "clip-l-336", **fields: An
         "trains_vision": False,
         "vision_from_layer": 0,
         "lora_rank": 0,
+        "quantized_bits": 0,
         "global_batch": 256,
         "epochs": 1,
         "max_length": 2048,
@@ -90,13 +90,7 @@ class Published:
     def ratio(self, constants: Constants | None = None) -> float:
         """Estimate over published, by upstream's micro-batch or by ours, whichever is farther off."""
         box = parse(self.machine)
-        split = split_batch(
-            self.job.global_batch,
-            box,
-            max_length=self.job.max_length,
-            row_tokens=row_tokens_of(box),
-            batching=self.job.batching,
-        )
+        split = split_batch(self.job, box)
         assert split.per_device
         ratios = [self._ratio(count, constants or Constants()) for count in (self.per_device, split.per_device)]
         return max(ratios, key=lambda ratio: abs(math.log(ratio)))
@@ -185,13 +179,6 @@ def test_what_is_known_to_fit_fits_and_what_is_known_not_to_does_not(
 ) -> None:
     box = parse(machine)
     assert estimate_memory(what, box.ranks, tokens).fits(box) is fits
-
-
-def test_what_does_not_fit_is_told_the_smallest_change_that_does() -> None:
-    assert smallest_change(finetuning("vicuna-7b", zero=2), parse("a100-40g:1x8"), 2048).startswith("zero=3")
-    told = smallest_change(finetuning("vicuna-13b"), parse("a100-40g:1x4"), 2048)
-    assert told.startswith("LoRA") and told.endswith("or 16 devices of this kind")
-    assert "nothing on this kind" in smallest_change(in_tiles("yi-34b", zero=0), parse("rtx3090:1x1"), 60_000)
 
 
 def test_an_embedding_that_is_its_own_head_is_not_counted_twice() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,8 @@ from llavaflow.tests.pipelines.runs import make
 
 FIELDS = {
     "name", "fingerprint", "status", "why", "hours", "gpu_memory_gib", "fits", "global_batch", "per_device_batch",
-    "grad_accum", "cost_usd", "requests", "tokens", "note",
+    "grad_accum", "cost_usd", "requests", "tokens", "images", "fetch_bytes", "expected_loss", "store_bytes", "note",
+    "basis",
 }  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def test_the_document_has_the_fields_of_the_contract(pipeline: Command, toy: Rec
     make(toy, store, stage="scale")
     told = pipeline("plan", TOY, "--json", "--set", "draw.seed=1")
     assert told.code == 0
-    assert set(told.json) == {"recipe", "machine", "stages", "total"}
+    assert set(told.json) == {"recipe", "machine", "stages", "total", "prices"}
     assert {"hours", "cost_usd"} <= set(told.json["total"])
     rows = {row["name"]: row for row in told.json["stages"]}
     assert all(set(row) == FIELDS for row in rows.values())
@@ -47,21 +48,30 @@ def test_what_is_built_costs_nothing_and_the_rest_what_it_took_last_time(toy: Re
     assert make_plan(toy, store, parse("h100"), stage="scale").rows[-1].name == "scale"
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a split asks of a training."""
+
+    global_batch: int = 128
+    max_length: int = 2048
+    batching: str = "grouped"
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8, 16, 32, 64, 128])
-def test_the_global_batch_is_kept_for_any_number_of_devices(ranks: int) -> None:
-    machine = parse(f"a100-80g:1x{ranks}")
-    split = split_batch(128, machine, max_length=2048, row_tokens=10240, batching="grouped")
+@pytest.mark.parametrize("tokens", ["", "@2048", "@100"])
+def test_the_global_batch_is_kept_for_any_number_of_devices(ranks: int, tokens: str) -> None:
+    split = split_batch(Work(), parse(f"a100-80g:1x{ranks}{tokens}"))
     assert split.per_device and split.accumulation and not split.problem
     assert split.per_device * split.accumulation * ranks == 128
-    assert split.per_device * 2048 <= 10240
+    assert split.per_device * 2048 <= (2048 if tokens else 10240)
 
 
 def test_an_impossible_number_of_devices_says_so_and_names_possible_ones() -> None:
-    uneven = split_batch(128, parse("h100:1x7"), max_length=2048, row_tokens=10240, batching="grouped")
+    uneven = split_batch(Work(), parse("h100:1x7"))
     assert uneven.accumulation is None and "4 or 8 devices do" in uneven.problem
-    many = split_batch(128, parse("h100:32x8"), max_length=2048, row_tokens=10240, batching="packed")
+    many = split_batch(Work(batching="packed"), parse("h100:32x8"))
     assert many.accumulation is None and "cannot share" in many.problem
-    packed = split_batch(128, parse("h100:1x7"), max_length=2048, row_tokens=10240, batching="packed")
+    packed = split_batch(Work(batching="packed"), parse("h100:1x7@10240"))
     assert packed.accumulation == 4 and packed.per_device is None and "dealt by tokens" in packed.problem
 
 
@@ -69,8 +79,48 @@ def test_a_plan_past_the_limit_refuses_to_start() -> None:
     row = PlanRow(name="finetune", fingerprint="f", status="missing", why="", hours=10, cost_usd=120.0)
     plan = Plan(recipe="toy", machine=parse("h100"), rows=(row,))
     refuse_past_budget(plan, 120.0)
+    refuse_past_budget(plan, None)
     with pytest.raises(InputError, match="past the limit of 100.00 USD"):
         refuse_past_budget(plan, 100.0)
+
+
+def test_a_limit_is_not_held_where_a_price_is_not_known() -> None:
+    row = PlanRow(name="finetune", fingerprint="f", status="missing", why="", hours=10, global_batch=128)
+    with pytest.raises(InputError, match=r"what finetune costs on a6000:1x8 is not known.*usd_per_gpu_hour"):
+        refuse_past_budget(Plan(recipe="toy", machine=parse("a6000"), rows=(row,)), 100.0)
+    refuse_past_budget(Plan(recipe="toy", machine=parse("cpu"), rows=(row,)), 100.0)
+
+
+@pytest.mark.parametrize(("limit", "starts"), [(5000.0, False), (7000.0, True)])
+def test_the_limit_counts_gpus_and_requests_together(pipeline: Command, limit: float, starts: bool) -> None:
+    arguments = ("llava15", "--machine", "a100-80g", "--max-usd", str(limit))
+    budget = pipeline("plan", *arguments, "--json").json["budget"]
+    assert budget["starts"] == starts and ("past the limit" in budget["why"]) != starts
+    told = pipeline("run", *arguments)
+    # with enough money, what stops the run is that its data is not there
+    assert told.code == 2 and ("past the limit" in told.err) != starts
+    assert all(part in told.err for part in ("synthesize", "pretrain", "finetune")) or starts
+
+
+def test_images_bytes_and_losses_are_told(pipeline: Command, tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    plan = pipeline("plan", "llava15", "--machine", "a100-80g", "--json").json
+    rows = {row["name"]: row for row in plan["stages"]}
+    assert rows["download"]["images"] == 558_128 and rows["download"]["expected_loss"] == 0.28
+    assert 15e9 < rows["download"]["fetch_bytes"] < 25e9 and "issues 34, 165" in rows["download"]["basis"]
+    assert rows["mix"]["images"] < 624_610 and 40e9 < rows["mix"]["store_bytes"] < 60e9
+    assert rows["finetune"]["store_bytes"] == pytest.approx(2 * 7.06e9, rel=0.02)
+    total = plan["total"]
+    assert total["store_bytes"] == sum(row["store_bytes"] or 0 for row in plan["stages"])
+    assert total["fetch_bytes"] == rows["download"]["fetch_bytes"]
+    assert total["s3_usd_per_month"] == pytest.approx(total["store_bytes"] / 1e9 * 0.023, abs=0.01)
+    write_table(pa.table({"URL": ["http://a.test/1", "http://a.test/2"], "TEXT": ["a", "b"]}), tmp_path / "u.parquet")
+    told = pipeline(
+        "plan", "llava15", "--stage", "download", "--set", f"download.urls={tmp_path / 'u.parquet'}", "--json"
+    )
+    assert told.json["stages"][0]["images"] == 2
 
 
 def test_paid_requests_are_counted_and_priced() -> None:
@@ -82,10 +132,21 @@ def test_paid_requests_are_counted_and_priced() -> None:
     assert found.usd == pytest.approx((found.input_tokens * 30 + found.output_tokens * 60) / 1e6, abs=0.01)
     halved = estimate_requests(replace(asked, batch=True))
     assert halved and halved.usd == pytest.approx(found.usd / 2, abs=0.01)
-    unpriced, counted_later = replace(asked, input_usd=0.0, output_usd=0.0), replace(asked, detail=None)
+    assert estimate_requests(replace(asked, input_usd=0.0, output_usd=0.0)) == found, "the table's price of gpt-4"
+    assert estimate_requests(replace(asked, model="gpt-4-0314", input_usd=0.0, output_usd=0.0)) == found
+    unpriced = replace(asked, model="somebody-elses", input_usd=0.0, output_usd=0.0)
+    counted_later = replace(asked, detail=None)
     assert estimate_requests(counted_later) is None
     told = estimate_requests(unpriced)
     assert told and told.usd is None, "a price that nobody stated is not zero"
+
+
+def test_reviews_of_a_paid_judge_are_counted_and_priced(pipeline: Command) -> None:
+    settings = ("evaluate.review.model=gpt-4", "evaluate.review.runs=3", "evaluate.review.benchmarks=llava-bench-wild")
+    sets = [word for setting in settings for word in ("--set", setting)]
+    row = pipeline("plan", "llava15", "--json", *sets).json["stages"][-2]
+    assert row["name"] == "evaluate" and row["requests"] == 180
+    assert row["cost_usd"] == pytest.approx(180 * (500 * 30 + 125 * 60) / 1e6, abs=0.01)
 
 
 def test_a_plan_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""What a stage fetches from the web and what it leaves in the store: images, bytes, and the share that will be lost.
+
+Counted where a table of addresses is there, otherwise from the archives of the published sets
+(`_picture_census.json`). What no set is known for is None. A filter keeps what nobody can foretell: its artifact is at
+most what came in. On S3 a published model is held twice, as the training left it and as the page has it; on a disk
+the two share their bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from llavaflow.models.sizes import recognise_language
+from llavaflow.pipelines._job import read_job, texts
+from llavaflow.pipelines._lengths import mixture_of
+from llavaflow.stages._stage import Stage
+from llavaflow.stages._tasks import KINDS
+from llavaflow.stages.caption import Caption
+from llavaflow.stages.download import Download
+from llavaflow.stages.filter import Filter
+from llavaflow.stages.mix import Component, Mix
+from llavaflow.stages.own_data import OwnData
+from llavaflow.stages.publish import Publish
+from llavaflow.stages.synthesize import Synthesize
+from llavaflow.stages.train import Train
+from llavaflow.stages.zoo_weights import ZooWeights
+
+# pictures of the open web are taken to be as those of LCS-558K, and as many of their addresses to be dead
+WEB = "lcs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """`images`: what the stage gathers, before any is lost; bytes to fetch over the network, and of the artifact.
+
+    expected_loss: the share of the images that will not come.
+    """
+
+    images: int | None = None
+    fetch_bytes: int | None = None
+    expected_loss: float | None = None
+    store_bytes: int | None = None
+    basis: str = ""
+
+
+def estimate_volume(stage: Stage) -> Volume:
+    """What a stage would fetch and store; everything None where that is not known."""
+    if isinstance(stage, Download):
+        return _download(stage)
+    if isinstance(stage, (Filter, Caption)):
+        came = estimate_volume(stage.data)
+        left = None if came.images is None else round(came.images * (1 - (came.expected_loss or 0.0)))
+        at_most = "at most: what a filter keeps is not known" if isinstance(stage, Filter) else ""
+        return Volume(images=left, store_bytes=came.store_bytes, basis=at_most if came.store_bytes else came.basis)
+    if isinstance(stage, Synthesize):
+        return _synthesis(stage)
+    if isinstance(stage, Mix):
+        return _of_sets(_mixed(stage.components))
+    if isinstance(stage, OwnData):
+        mixture = mixture_of(texts(stage))
+        return _of_sets(dict.fromkeys(_table()["mixtures"].get(mixture, ())))
+    if isinstance(stage, (Train, Publish, ZooWeights)):
+        return Volume(store_bytes=_weights(stage))
+    return Volume()
+
+
+@cache
+def _table() -> dict[str, Any]:
+    """The shipped table: `sets` with files, bytes and source, and the sets behind `parts` and `mixtures`."""
+    loaded: dict[str, Any] = json.loads(files("llavaflow.pipelines").joinpath("_picture_census.json").read_text())
+    return loaded
+
+
+def _download(stage: Download) -> Volume:
+    if stage.web is not None or isinstance(stage.urls, Stage):
+        return Volume(images=getattr(stage.urls, "urls", None))
+    named = _table()["mixtures"].get(mixture_of(texts(stage)), ())
+    known = _table()["sets"][named[0] if len(named) == 1 else WEB]
+    counted = _rows(stage.urls)
+    images = counted if counted is not None else known["files"] if len(named) == 1 else None
+    if images is None:
+        return Volume(basis="the addresses of its table cannot be counted yet")
+    loss = known.get("dead", 0.0)
+    arrive = round(images * (1 - loss)) * known["bytes"]
+    return Volume(
+        images=images, fetch_bytes=arrive, store_bytes=arrive, expected_loss=loss, basis=f"images: {known['source']}"
+    )
+
+
+def _rows(table: Path) -> int | None:
+    """The addresses of a table; None where there is none or where only reading all of it would tell."""
+    if not table.is_file() or table.suffix != ".parquet":
+        return None
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import read_metadata
+
+    try:
+        return int(read_metadata(table).num_rows)
+    except (ArrowInvalid, OSError):
+        return None
+
+
+def _synthesis(stage: Synthesize) -> Volume:
+    counts = [getattr(stage, kind) for kind in KINDS]
+    if isinstance(stage.data, Stage) or any(count is None for count in counts):
+        return Volume()
+    return _of_sets({"coco": sum(counts)})
+
+
+def _mixed(components: Iterable[Component]) -> dict[str, int | None]:
+    """The sets behind the components, with the records that speak of them: an image may have several."""
+    found: dict[str, int | None] = {}
+    for component in components:
+        name = _table()["parts"].get(component.name)
+        if name and (component.images is not None or isinstance(component.data, Synthesize)):
+            count, before = component.expected, found.get(name, 0)
+            found[name] = None if count is None or before is None else before + count
+    return found
+
+
+def _of_sets(records: Mapping[str, int | None]) -> Volume:
+    """The pictures of these sets, each once; no more than the records that speak of it."""
+    if not records:
+        return Volume()
+    sets = {name: _table()["sets"][name] for name in records}
+    counts = {name: min(sets[name]["files"], records[name] or sets[name]["files"]) for name in records}
+    size = sum(count * sets[name]["bytes"] for name, count in counts.items())
+    told = "; ".join(f"{name}: {sets[name]['source']}" for name in counts)
+    return Volume(images=sum(counts.values()), store_bytes=size, basis=f"images: {told}")
+
+
+def _weights(stage: Train | Publish | ZooWeights) -> int | None:
+    """Bytes of the model and projector that a stage leaves."""
+    if isinstance(stage, Publish):
+        parts = [_weights(part) for part in (stage.model, stage.projector) if isinstance(part, (Train, ZooWeights))]
+        return sum(part or 0 for part in parts) or None
+    if isinstance(stage, ZooWeights):
+        language = recognise_language([stage.row().language])
+        return 2 * language.params if language and stage.row().form != "projector" else None
+    job = read_job(stage)
+    if job is None:
+        return None
+    each = 2 if stage.precision == "bf16" else 4
+    whole = job.parameters if stage.trainable != ("mm_projector",) else 0
+    return each * (whole + job.adapters + job.projector_parameters)
