@@ -1,11 +1,12 @@
 """Ray, and the only file that imports it: one cluster per run, batches over actors, training jobs.
 
 `session` starts a private cluster on this machine the first time something needs it and every later call shares it
-(starting one costs seconds). On a cluster that already runs, `RAY_ADDRESS` names it. The cluster belongs to the
+(starting one costs seconds). On a cluster that already runs, `RAY_ADDRESS` names it. A cluster of ours belongs to the
 driver: it ends with it, also when the driver is killed with signal 9, because Ray ties its daemons to their parent.
 
-Nothing is shipped to workers: they import the installed package. (A checkout handed over as a working directory
-would be a loop, because `.pyroot/llavaflow` points back to it.)
+Nothing is shipped to workers: they import the installed package and read files where the driver has them. On several
+nodes that takes a shared file system, and a job is refused when a node does not see it. (A checkout handed over as a
+working directory would be a loop, because `.pyroot/llavaflow` points back to it.)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 import pickle
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,11 +33,11 @@ BatchFunction = Callable[[list[Row]], list[Result]]
 OBJECT_STORE_BYTES = 256 << 20
 POLL_S = 0.25
 TEMPORARY_PREFIX = "llavaflow-ray-"
+REACH_TIMEOUT_S = 5.0
 
 # read by the daemons and workers, which inherit the environment of the moment in which they are started
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     # at its own level Ray writes warnings about its internals into the terminal of the run
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -49,6 +51,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+# a cluster of our own listens on loopback and ends with us; one that we join keeps its token
+OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
 
 
 def session(cores: int | None = None) -> None:
@@ -57,15 +61,15 @@ def session(cores: int | None = None) -> None:
     A local cluster offers two slots more than the machine has cores: a training job on a small box needs two
     workers, and a pool must not wait for a slot that its own reader holds.
     """
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    wanted = ENVIRONMENT | (OWN_ENVIRONMENT if address == "local" else {})
+    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
     import ray
 
     if ray.is_initialized():
         return
-    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS", "local")
     if address != "local":
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _join(address)
         return
     with _silent_stderr():
         ray.init(
@@ -73,9 +77,42 @@ def session(cores: int | None = None) -> None:
             num_cpus=(cores or os.cpu_count() or 1) + 2,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(_temporary_folder()),
-            **quiet,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     atexit.register(shutdown)
+
+
+def _join(address: str) -> None:
+    """Connect to a cluster that runs already. Raises InputError when that cannot be done."""
+    import ray
+
+    if (why := unreachable(address)) is None:
+        try:
+            with _silent_stderr():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            why = f"{error}. Where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    raise InputError(
+        f"cannot join the Ray cluster at {address} (RAY_ADDRESS): {why}. Unset RAY_ADDRESS to start one on this "
+        "machine."
+    )
+
+
+def unreachable(address: str) -> str | None:
+    """Why nothing answers at a cluster's address, or None; `auto` is not asked. Ray would try for two minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return None
+    if not host or not port.isdigit():
+        return "an address has the form HOST:PORT"
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        return f"nothing answers there ({error})"
+    return None
 
 
 def shutdown() -> None:
@@ -158,19 +195,22 @@ def train(
     storage: Path,
     gpus_per_worker: int = 0,
     max_failures: int = 0,
+    files: Iterable[Path] = (),
     watch: Callable[[], None] = lambda: None,
 ) -> None:
     """Run `loop(config)` on every worker of a Ray Train job whose process group is up, and wait for its end.
 
     Results and checkpoints go through files that the loop writes under folders named in `config`: a kill may come at
     any moment, and only what is on disk counts. After the death of a worker the whole group is started again, up to
-    `max_failures` times. `watch` is called a few times per second for progress.
+    `max_failures` times. `watch` is called a few times per second for progress. `files` are those that the loop reads:
+    every node must see them, and `storage`, under the driver's paths. Raises InputError where one does not.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     session()
     _check_capacity(workers, gpus_per_worker)
+    _check_seen(files, storage)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     attempt = f"job-{os.getpid()}-{len(list(storage.glob('job-*'))) if storage.exists() else 0}"
     trainer = TorchTrainer(
@@ -204,6 +244,30 @@ def _check_capacity(workers: int, gpus_per_worker: int) -> None:
             f"the Ray cluster ({os.environ.get('RAY_ADDRESS', 'this machine')}) is too small: the run needs "
             f"{' and '.join(short)}. Choose a smaller --machine, or name a larger cluster in RAY_ADDRESS."
         )
+
+
+def _check_seen(files: Iterable[Path], storage: Path) -> None:
+    """Refuse a job whose files a node does not see: it would end hours later, when a worker comes to run there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) < 2:
+        return
+    storage.mkdir(parents=True, exist_ok=True)
+    # its name is new, so another file system at the same path does not have it
+    with tempfile.NamedTemporaryFile(prefix="seen-", dir=storage.absolute()) as mark:
+        names = [mark.name, *(str(path.absolute()) for path in files)]
+        look = ray.remote(num_cpus=0)(lambda: [name for name in names if not os.path.exists(name)])
+        there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        asked = [look.options(scheduling_strategy=place).remote() for place in there]
+        for address, absent in zip(nodes.values(), ray.get(asked), strict=True):
+            if absent:
+                place = storage.absolute() if absent[0] == mark.name else absent[0]
+                raise InputError(
+                    f"the node {address} of the Ray cluster does not see {place} as this one does. Every node must: "
+                    "put --store (for s3://, LLAVAFLOW_CACHE) and HF_HOME on a file system that all of them mount."
+                )
 
 
 def _resources(gpus_per_worker: int) -> dict[str, float]:

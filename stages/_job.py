@@ -54,3 +54,9 @@ class Job:
     whole: bool
     wishes: Wishes
     tracking: Tracking
+
+    @property
+    def files(self) -> list[Path]:
+        """What a worker reads from disk; a model that is a hub name is none of it."""
+        models = [Path(name) for name in (self.vision, self.language, self.base) if name and Path(name).is_absolute()]
+        return [self.data, self.out, *models, *([self.projector] if self.projector else [])]

@@ -120,6 +120,7 @@ class Train(Stage):
                     storage=ctx.work / "ray",
                     gpus_per_worker=1 if ctx.machine.gpus else 0,
                     max_failures=MAX_FAILURES,
+                    files=job.files,
                     watch=watch.look,
                 )
         finally:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from ray.util import get_node_ip_address
 
 from llavaflow.infra import ray
 from llavaflow.infra.errors import InputError, StageFailed
+
+NODE = ("--num-cpus=2", "--object-store-memory=100000000")
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,8 +80,70 @@ def test_a_job_that_the_cluster_can_never_place_is_refused(tmp_path: Path) -> No
         ray.train(print, workers=64, config={}, storage=tmp_path, gpus_per_worker=1)
 
 
-def _processes(word: str) -> list[str]:
-    """Command lines of live processes that name a folder."""
+def test_a_cluster_that_does_not_answer_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.shutdown()
+    for address, why in (("127.0.0.1:1", "nothing answers there"), ("head", "has the form HOST:PORT")):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        begun = time.monotonic()
+        with pytest.raises(InputError, match=f"cannot join the Ray cluster at {address} .*{why}.*Unset RAY_ADDRESS"):
+            ray.session()
+        assert time.monotonic() - begun < 10
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """The address of a cluster of one node that asks for a token, as Ray has it by default where one was made."""
+    # the path of a socket holds 107 bytes
+    with tempfile.TemporaryDirectory(prefix="llavaflow-head-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        _ray("start", "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}", *NODE)
+        try:
+            # Ray takes a loopback address for the one by which other machines reach this one
+            yield f"{get_node_ip_address()}:{port}"
+        finally:
+            for process in _processes(folder):
+                os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_is_joined_with_it(head: str) -> None:
+    body = "print(*ray.map_batches(range(4), lambda: lambda rows: [2 * row for row in rows], batch_size=2, workers=1))"
+    assert _driver(head, body) == "0 2 4 6"
+    assert re.search("cannot join .* set RAY_AUTH_MODE=token", _driver(head, "ray.session()", RAY_AUTH_MODE="disabled"))
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_files_is_named(head: str, tmp_path: Path) -> None:
+    """The second node has another file system at the same path, as a machine without the shared one has."""
+    apart = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs apart {tmp_path} && exec \"$@\"", "node"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    _ray("start", f"--address={head}", *NODE, before=apart)
+    body = f"ray.train(print, workers=4, config={{}}, storage=Path({str(tmp_path)!r}, 'storage'), files=[])"
+    assert f"does not see {tmp_path}/storage as this one does. Every node must" in _driver(head, body)
+
+
+def _driver(address: str, body: str, **environment: str) -> str:
+    """What a process of its own prints that joins a cluster; Ray reads how to prove itself once in a process."""
+    imports = ["from pathlib import Path", "from llavaflow.infra import errors, ray"]
+    lines = [*imports, "try:", f"    {body}", "except errors.InputError as error:", "    print(error)"]
+    environment = {**os.environ, **TOKEN, "RAY_ADDRESS": address, **environment}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return done.stdout.strip() or done.stderr
+
+
+def _ray(*words: str, before: Sequence[str] = ()) -> None:
+    """A `ray` command that must end well."""
+    command = [*before, str(Path(sys.executable).with_name("ray")), *words]
+    done = subprocess.run(command, env={**os.environ, **TOKEN}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def _processes(word: str) -> list[int]:
+    """Live processes whose command lines name a folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -82,5 +151,5 @@ def _processes(word: str) -> list[str]:
         except OSError:
             continue
         if word in line:
-            found.append(line)
+            found.append(int(path.parent.name))
     return found
