@@ -31,6 +31,7 @@ _STRUCTURE = re.compile(rb"[\[\]{},]")
 # a text that runs past the end of the buffer is one token too: what it holds is no structure
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _TAIL_BYTES = 1 << 16
+_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def search(path: Path, *patterns: str, source: str) -> Path | None:
 def open_raw(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a plain or gzipped file. Raises InputError when it cannot be read to its end."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb", _BUFFER_BYTES) as stream:
             yield cast(IO[bytes], stream)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}: {error}. Fetch it again if it is cut off.") from error
@@ -106,13 +107,13 @@ def lines(path: Path) -> Iterator[Any]:
         for number, line in enumerate(stream, 1):
             if number == 1:
                 line = line.removeprefix(BYTE_ORDER_MARK)
-            if not line or line.isspace():
-                continue
-            found = True
             try:
                 yield orjson.loads(line)
             except orjson.JSONDecodeError as error:
+                if not line.strip():
+                    continue
                 yield Bad(number, f"not JSON: {error}")
+            found = True
     if not found:
         raise InputError(f"{path} is empty: it holds no record.")
 

@@ -75,7 +75,10 @@ class Template:
 
     def reserved(self, text: str) -> str | None:
         """The first string in `text` that this format would read as a mark of its own."""
-        return next((mark for mark in self.reserved_strings if mark in text), None)
+        for mark in self.reserved_strings:
+            if mark in text:
+                return mark
+        return None
 
     def stop_token_ids(self, tokenizer: Any) -> list[int]:
         """Ids that end an answer: the stop strings that are one token of this tokenizer, and its end-of-text token."""

@@ -8,7 +8,6 @@ sets. Errors are what would stop or silently spoil a training run, warnings what
 
 from __future__ import annotations
 
-import hashlib
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llavaflow.datasets._images import Probe, probe
 from llavaflow.datasets._records import Images
 from llavaflow.models.images import PINPOINTS_336, PINPOINTS_384, ImageRule, count_tokens
-from llavaflow.models.labels import Encoded, Item, Rejected, check, encode_many
+from llavaflow.models.labels import Encoded, Item, Rejected, check_texts, encode_many
 from llavaflow.models.templates import template
 from llavaflow.stages._check_record import Fault, Finding, Record, name_of, parse
 from llavaflow.stages._collection import no_collection
@@ -28,7 +27,8 @@ from llavaflow.stages._collection import no_collection
 if TYPE_CHECKING:
     from llavaflow.stages._check_leaks import EvaluationSets
 
-BATCH = 256
+# enough for all cores to decode images or make tokens; without either, what a core's cache holds: half the time
+BATCH, SMALL_BATCH = 256, 32
 # Llama's vocabulary on English text; on the safe side for lengths
 CHARACTERS_PER_TOKEN = 3.5
 TEMPLATE_TOKENS = 50
@@ -39,6 +39,7 @@ IMAGE_RULES = {
 }
 # what two records may differ in and still be nearly the same; bytes are many times faster here than a pattern
 _WORDLESS = f"{string.punctuation}{string.whitespace}\0".encode()
+_LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +80,14 @@ class Gate:
     lengths: Counter[int] = field(default_factory=Counter)
     probes: dict[str, Probe] = field(default_factory=dict)
     _ids: set[str] = field(default_factory=set)
-    _words: dict[bytes, bytes] = field(default_factory=dict)
+    _words: dict[int, int] = field(default_factory=dict)
 
     def examine(self, rows: Iterable[Any]) -> Iterator[Checked]:
         """Every row with its findings, in order."""
         numbered = enumerate(rows)
+        size = BATCH if self.rules.images or self.rules.tokenizer else SMALL_BATCH
         with ThreadPoolExecutor() as threads, no_collection():
-            while batch := list(islice(numbered, BATCH)):
+            while batch := list(islice(numbered, size)):
                 yield from self._batch(batch, threads)
 
     def _batch(self, batch: Sequence[tuple[int, Any]], threads: ThreadPoolExecutor) -> list[Checked]:
@@ -94,14 +96,9 @@ class Gate:
         if self.rules.images is not None:
             names = dict.fromkeys(name for record in records for name in record.images if name not in self.probes)
             self.probes.update(zip(names, threads.map(self._probe, names), strict=True))
-        labelled = self._labels(records)
+        labelled = iter(self._labels(records))
         return [
-            Checked(
-                number=number,
-                raw=raw,
-                record=record,
-                findings=tuple(found + (self._look(record, raw) + labelled[number] if record else [])),
-            )
+            Checked(number, raw, record, tuple(found if record is None else self._look(record, raw) + next(labelled)))
             for (number, raw), (record, found) in zip(batch, parsed, strict=True)
         ]
 
@@ -113,33 +110,33 @@ class Gate:
 
     def _look(self, record: Record, raw: dict[str, Any]) -> list[Finding]:
         found = self._identity(record, raw)
-        if any([text != text.strip() for _, text in record.turns]):
+        if record.texts != list(map(str.strip, record.texts)):
             found.append(("edge-whitespace", ""))
-        found += self._images(record)
+        if self.rules.images is not None:
+            found += self._images(record)
         if self.rules.against is not None:
             found += self.rules.against.overlap(record)
-        return [Finding(record.number, record.id, kind, detail) for kind, detail in found]
+        return [Finding(record.number, record.id, kind, detail) for kind, detail in found] if found else []
 
     def _identity(self, record: Record, raw: dict[str, Any]) -> list[tuple[str, str]]:
-        """Repeated ids and repeated content, exact or but for case and punctuation."""
+        """Repeated ids and repeated content, exact or but for case and punctuation.
+
+        Python's own hashes do: of a hundred million records, two would share all 64 bits once in ten thousand times.
+        """
         found = []
         if type(raw.get("id")) is not str:
             found.append(("id-not-text", repr(raw.get("id"))))
         if record.id in self._ids:
             found.append(("repeated-id", ""))
         self._ids.add(record.id)
-        text = "\0".join([*record.images, *[text for _, text in record.turns]])
-        exact = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        plain = text.lower().encode("utf-8", "surrogatepass").translate(None, _WORDLESS)
-        loose = hashlib.blake2b(plain, digest_size=8).digest()
-        first = self._words.setdefault(loose, exact)
-        if first is not exact:
+        text = "\0".join([*record.images, record.together])
+        exact, known = hash(text), len(self._words)
+        first = self._words.setdefault(hash(_bare(text)), exact)
+        if len(self._words) == known:
             found.append(("duplicate-record" if first == exact else "near-duplicate", ""))
         return found
 
     def _images(self, record: Record) -> list[tuple[str, str]]:
-        if self.rules.images is None:
-            return []
         found = []
         for name in record.images:
             look = self.probes[name]
@@ -154,23 +151,31 @@ class Gate:
         data = self.rules.images.load(name)
         return Probe(fault="missing-image") if data is None else probe(data)
 
-    def _labels(self, records: list[Record]) -> dict[int, list[Finding]]:
-        """Length and labels of every record; what the template or the tokenizer refuses."""
-        items = [Item(record.turns, [self._tokens(name) for name in record.images]) for record in records]
+    def _labels(self, records: list[Record]) -> list[list[Finding]]:
+        """Length and labels of every record, in their order; what the template or the tokenizer refuses."""
         form = template(self.rules.template)
         results: Sequence[Encoded | Rejected | int]
         if self.rules.tokenizer is None:
-            results = [check(item.turns, len(item.image_tokens), form) or _estimate(item) for item in items]
+            results = [
+                check_texts(record.roles, record.texts, record.together, len(record.images), form)
+                or self._estimate(record)
+                for record in records
+            ]
         else:
             tokenizer = self.rules.tokenizer
             results = encode_many(
-                items,
+                [Item(record.turns, [self._tokens(name) for name in record.images]) for record in records],
                 template=form,
                 tokenizer=tokenizer,
                 image_token_id=image_token(tokenizer),
                 max_length=self.rules.max_length,
             )
-        return {record.number: self._judge(record, result) for record, result in zip(records, results, strict=True)}
+        return [self._judge(record, result) for record, result in zip(records, results, strict=True)]
+
+    def _estimate(self, record: Record) -> int:
+        turns = len(record.texts)
+        images = sum([self._tokens(name) for name in record.images])
+        return TEMPLATE_TOKENS + int((len(record.together) - turns + 1) / CHARACTERS_PER_TOKEN) + 5 * turns + images
 
     def _tokens(self, image: str) -> int:
         rule = self.rules.image_tokens
@@ -193,9 +198,11 @@ def tokens_of(rule: int | ImageRule, look: Probe) -> int:
     return rule if isinstance(rule, int) else count_tokens(rule, look.width or rule.size, look.height or rule.size)
 
 
-def _estimate(item: Item) -> int:
-    characters = sum([len(text) for _, text in item.turns])
-    return TEMPLATE_TOKENS + int(characters / CHARACTERS_PER_TOKEN) + 5 * len(item.turns) + sum(item.image_tokens)
+def _bare(text: str) -> bytes:
+    """A text without case, punctuation and space."""
+    if text.isascii():
+        return text.encode().translate(_LOWER, _WORDLESS)
+    return text.lower().encode("utf-8", "surrogatepass").translate(None, _WORDLESS)
 
 
 def image_token(tokenizer: Any) -> int:

@@ -45,12 +45,18 @@ class Finding(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record of the right form."""
+    """A record of the right form; `together` is its texts, joined by null characters."""
 
     number: int
     id: str
     images: tuple[str, ...]
-    turns: list[tuple[str, str]]
+    roles: tuple[str, ...]
+    texts: list[str]
+    together: str
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        return list(zip(self.roles, self.texts, strict=True))
 
 
 class Fault(Exception):
@@ -73,13 +79,15 @@ def parse(raw: Any, number: int) -> Record:
     if not isinstance(talk, list):
         raise Fault("malformed-record", "field 'conversations' is missing or not a list")
     try:
-        turns = [(ROLES[turn["from"]], turn["value"]) for turn in talk]
-        if not all([type(text) is str for _, text in turns]):
-            raise TypeError
+        roles = [ROLES[turn["from"]] for turn in talk]
+        texts = [turn["value"] for turn in talk]
+        together = "\0".join(texts)
     except (KeyError, TypeError):
         # one by one, for the sake of the message
-        turns = [_turn(turn) for turn in talk]
-    return Record(number, name_of(raw, number), _images(raw.get("image")), turns)
+        for turn in talk:
+            _refuse(turn)
+        raise
+    return Record(number, name_of(raw, number), _images(raw.get("image")), tuple(roles), texts, together)
 
 
 def name_of(raw: Any, number: int) -> str:
@@ -89,16 +97,16 @@ def name_of(raw: Any, number: int) -> str:
     return f"record {number}"
 
 
-def _turn(turn: Any) -> tuple[str, str]:
+def _refuse(turn: Any) -> None:
+    """Raise the Fault of a turn that is none."""
     try:
         role, text = turn["from"], turn["value"]
     except (KeyError, TypeError) as error:
         raise Fault("malformed-record", "a turn needs 'from' and 'value'") from error
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise Fault("unknown-speaker", f"from {role!r}")
     if type(text) is not str:
         raise Fault("malformed-record", f"value of a turn is {type(text).__name__}, not text")
-    return ROLES[role], text
 
 
 def _images(raw: Any) -> tuple[str, ...]:

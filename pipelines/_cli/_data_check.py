@@ -100,7 +100,7 @@ def check(
             against=EvaluationSets(against, records.images) if against else None,
         )
     )
-    document = {"form": records.form, **_document(gate, records.rows(), quarantine)}
+    document = {"form": records.form, **count_findings(gate, records.rows(), quarantine)}
     document["lengths"] = {"exact": tokenizer is not None, **census(gate.lengths)}
     if fix is not None:
         from llavaflow.stages._check_fix import write_fixed
@@ -133,8 +133,8 @@ def load_tokenizer(name: str | None) -> Any:
         raise InputError(f"no tokenizer at {name}: {str(error).splitlines()[0]}") from error
 
 
-def _document(gate: Gate, rows: Iterator[Any], quarantine: Path | None) -> dict[str, Any]:
-    """Run the gate and count; examples are the first few of every kind."""
+def count_findings(gate: Gate, rows: Iterator[Any], quarantine: Path | None) -> dict[str, Any]:
+    """Run the gate and count; examples are the first few of every kind. Records with an error go to `quarantine`."""
     errors: Counter[str] = Counter()
     warnings: Counter[str] = Counter()
     examples: list[dict[str, Json]] = []
@@ -142,6 +142,8 @@ def _document(gate: Gate, rows: Iterator[Any], quarantine: Path | None) -> dict[
     samples = 0
     for checked in gate.examine(rows):
         samples += 1
+        if not checked.findings:
+            continue
         for finding in checked.findings:
             counts = errors if finding.is_error else warnings
             counts[finding.kind] += 1
@@ -149,6 +151,8 @@ def _document(gate: Gate, rows: Iterator[Any], quarantine: Path | None) -> dict[
                 examples.append(_example(finding))
         if quarantine is not None and checked.errors:
             bad += [_example(finding) for finding in checked.errors]
+    if not samples:
+        raise InputError("there is no record to check: the file is empty. Is it whole?")
     if quarantine is not None:
         write_records(quarantine, bad)
     return {"samples": samples, "errors": dict(errors), "warnings": dict(warnings), "examples": examples}

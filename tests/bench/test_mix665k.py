@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -33,6 +33,7 @@ from llavaflow.infra.fingerprint import sha256_file  # noqa: E402
 from llavaflow.infra.identity import Identity  # noqa: E402
 from llavaflow.infra.machine import Machine  # noqa: E402
 from llavaflow.infra.store import open_store  # noqa: E402
+from llavaflow.pipelines._cli._data_check import count_findings  # noqa: E402
 from llavaflow.stages._check import Gate, Rules, census  # noqa: E402
 from llavaflow.stages.mix import Mix, published_components  # noqa: E402
 
@@ -75,8 +76,8 @@ def parse_and_write(raw: Path, built: Path, out: Path) -> None:
 def check_all(file: Path) -> None:
     """The gate without images and with estimated lengths, as `pipeline data check` runs it."""
     gate = Gate(rules=Rules())
-    records = sum(not row.errors for row in gate.examine(open_records(file).rows()))
-    assert records == 665_298 and census(gate.lengths)["records"] == records
+    document = count_findings(gate, open_records(file).rows(), None)
+    assert document["samples"] == census(gate.lengths)["records"] == 665_298 and not document["errors"]
 
 
 def parse_lines(file: Path) -> None:
@@ -86,41 +87,58 @@ def parse_lines(file: Path) -> None:
             orjson.loads(line)
 
 
-def measured(work: Callable[..., Any], *args: Any) -> tuple[float, float]:
-    """Seconds and peak GiB of a call in a process of its own."""
+class Cost(NamedTuple):
+    """What a call took: seconds by the wall and of processors, and the peak of its memory in GiB."""
+
+    seconds: float
+    processor_s: float
+    peak_gib: float
+
+
+def measured(work: Callable[..., Any], *args: Any) -> Cost:
+    """The cost of a call, in a process of its own."""
     queue: Any = multiprocessing.get_context("fork").Queue()
 
     def run() -> None:
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         work(*args)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-        queue.put((time.perf_counter() - started, peak))
+        queue.put((time.perf_counter() - started, time.process_time() - processor, peak))
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     process.join()
     assert process.exitcode == 0
-    seconds, peak = queue.get()
-    return float(seconds), float(peak)
+    return Cost(*queue.get())
 
 
 def test_mix665k_from_official_raw_sizes(raw: Path, tmp_path: Path) -> None:
-    seconds, peak_gib = measured(build, raw, tmp_path / "one")
+    seconds, _, peak_gib = measured(build, raw, tmp_path / "one")
     first = tmp_path / "one/mixture/bench"
     facts = json.loads((first / "record.json").read_text())["facts"]
     assert {part["name"]: part["samples"] for part in facts["components"]} == {
         part.name: part.expected for part in MIX665K.parts
     }
     assert facts["samples"] == 665_298 and facts["with_image"] == 624_610
-    floor, _ = measured(parse_and_write, raw, first, tmp_path)
+    floor, *_ = measured(parse_and_write, raw, first, tmp_path)
     print(f"\nbuild {seconds:.1f} s, floor {floor:.1f} s, ratio {seconds / floor:.2f}, peak {peak_gib:.2f} GiB")
-    check_s, check_gib = measured(check_all, first / "data.jsonl")
-    parse_s, _ = measured(parse_lines, first / "data.jsonl")
-    print(f"check {check_s:.1f} s, parsing {parse_s:.1f} s, ratio {check_s / parse_s:.1f}, peak {check_gib:.2f} GiB")
+    ratio = check_ratio(first / "data.jsonl")
     second = build(raw, tmp_path / "two")
     assert [sha256_file(first / name) for name in OUTPUTS] == [sha256_file(second / name) for name in OUTPUTS]
     assert seconds <= 2.5 * floor and peak_gib < 4
-    assert check_s <= 10 * parse_s
+    assert ratio <= 10
+
+
+def check_ratio(file: Path) -> float:
+    """The gate over parsing, in processor time: both are one process, and what runs beside them counts little then."""
+    before, check, after = (measured(work, file) for work in (parse_lines, check_all, parse_lines))
+    floor = (before.processor_s + after.processor_s) / 2
+    ratio = check.processor_s / floor
+    print(
+        f"check {check.processor_s:.1f} s ({check.seconds:.1f} s by the wall), parsing {floor:.1f} s, "
+        f"ratio {ratio:.1f}, peak {check.peak_gib:.2f} GiB"
+    )
+    return ratio
 
 
 def one_more(document: Any, name: str) -> Any:

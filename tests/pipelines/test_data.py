@@ -371,3 +371,16 @@ def test_leaks_are_found_in_every_published_form_of_questions(
 def test_help_lists_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     code, text, _ = pipeline(capsys, "data", "check", "--help")
     assert code == 0 and "image-count-mismatch" in text and "near-duplicate" in text
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.jsonl", ""), ("x.jsonl", "\n\n"), ("x.json", "[]"), ("x.json", "")])
+def test_a_file_without_records_passes_no_gate(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    for command in (["check", str(tmp_path / name)], ["read", "llava-json", "--path", str(tmp_path / name)]):
+        out = [] if command[0] == "check" else ["--out", str(tmp_path / "out.jsonl")]
+        assert main(["data", *command, *out]) == 2
+        assert not (tmp_path / "out.jsonl").exists()
+    told = capsys.readouterr().err
+    assert "Traceback" not in told and told.count("error: ") == 2
