@@ -12,6 +12,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,16 +20,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llavaflow.datasets._images import Probe, probe
 from llavaflow.datasets._records import Images
 from llavaflow.models.images import PINPOINTS_336, PINPOINTS_384, ImageRule, count_tokens
-from llavaflow.models.labels import Encoded, Item, Rejected, check_texts, encode_many
+from llavaflow.models.labels import Item, Rejected, check_texts
 from llavaflow.models.templates import template
+from llavaflow.stages._check_labels import Labeller, Length
 from llavaflow.stages._check_record import Fault, Finding, Record, name_of, parse
 from llavaflow.stages._collection import no_collection
 
 if TYPE_CHECKING:
     from llavaflow.stages._check_leaks import EvaluationSets
 
-# enough for all cores to decode images or make tokens; without either, what a core's cache holds: half the time
-BATCH, SMALL_BATCH = 256, 32
+# enough work for all cores, which decode images or make tokens; with neither, what a core's cache holds: half the time
+IMAGES_BATCH, TOKENS_BATCH, SMALL_BATCH = 256, 2048, 32
 # Llama's vocabulary on English text; on the safe side for lengths
 CHARACTERS_PER_TOKEN = 3.5
 TEMPLATE_TOKENS = 50
@@ -85,18 +87,26 @@ class Gate:
     def examine(self, rows: Iterable[Any]) -> Iterator[Checked]:
         """Every row with its findings, in order."""
         numbered = enumerate(rows)
-        size = BATCH if self.rules.images or self.rules.tokenizer else SMALL_BATCH
-        with ThreadPoolExecutor() as threads, no_collection():
+        rules = self.rules
+        size = IMAGES_BATCH if rules.images else TOKENS_BATCH if rules.tokenizer else SMALL_BATCH
+        with ExitStack() as stack:
+            stack.enter_context(no_collection())
+            threads = stack.enter_context(ThreadPoolExecutor())
+            labeller = Labeller(rules.tokenizer, rules.template, rules.max_length) if rules.tokenizer else None
+            if labeller:
+                stack.enter_context(labeller)
             while batch := list(islice(numbered, size)):
-                yield from self._batch(batch, threads)
+                yield from self._batch(batch, threads, labeller)
 
-    def _batch(self, batch: Sequence[tuple[int, Any]], threads: ThreadPoolExecutor) -> list[Checked]:
+    def _batch(
+        self, batch: Sequence[tuple[int, Any]], threads: ThreadPoolExecutor, labeller: Labeller | None
+    ) -> list[Checked]:
         parsed = [self._parse(number, raw) for number, raw in batch]
         records = [record for record, _ in parsed if record]
         if self.rules.images is not None:
             names = dict.fromkeys(name for record in records for name in record.images if name not in self.probes)
             self.probes.update(zip(names, threads.map(self._probe, names), strict=True))
-        labelled = iter(self._labels(records))
+        labelled = iter(self._labels(records, labeller))
         return [
             Checked(number, raw, record, tuple(found if record is None else self._look(record, raw) + next(labelled)))
             for (number, raw), (record, found) in zip(batch, parsed, strict=True)
@@ -151,24 +161,19 @@ class Gate:
         data = self.rules.images.load(name)
         return Probe(fault="missing-image") if data is None else probe(data)
 
-    def _labels(self, records: list[Record]) -> list[list[Finding]]:
+    def _labels(self, records: list[Record], labeller: Labeller | None) -> list[list[Finding]]:
         """Length and labels of every record, in their order; what the template or the tokenizer refuses."""
-        form = template(self.rules.template)
-        results: Sequence[Encoded | Rejected | int]
-        if self.rules.tokenizer is None:
+        results: Sequence[Length | Rejected | int]
+        if labeller is None:
+            form = template(self.rules.template)
             results = [
                 check_texts(record.roles, record.texts, record.together, len(record.images), form)
                 or self._estimate(record)
                 for record in records
             ]
         else:
-            tokenizer = self.rules.tokenizer
-            results = encode_many(
-                [Item(record.turns, [self._tokens(name) for name in record.images]) for record in records],
-                template=form,
-                tokenizer=tokenizer,
-                image_token_id=image_token(tokenizer),
-                max_length=self.rules.max_length,
+            results = labeller.lengths(
+                [Item(record.turns, [self._tokens(name) for name in record.images]) for record in records]
             )
         return [self._judge(record, result) for record, result in zip(records, results, strict=True)]
 
@@ -181,13 +186,13 @@ class Gate:
         rule = self.rules.image_tokens
         return rule if isinstance(rule, int) else tokens_of(rule, self.probes.get(image, Probe()))
 
-    def _judge(self, record: Record, result: Encoded | Rejected | int) -> list[Finding]:
+    def _judge(self, record: Record, result: Length | Rejected | int) -> list[Finding]:
         if isinstance(result, Rejected):
             return [Finding(record.number, record.id, result.reason, result.detail)]
-        length = result if isinstance(result, int) else len(result)
+        length, cut = (result, 0) if isinstance(result, int) else result
         self.lengths[length] += 1
-        if isinstance(result, Encoded) and result.cut_turns:
-            return [Finding(record.number, record.id, "cut-to-max-length", f"{result.cut_turns} turns")]
+        if cut:
+            return [Finding(record.number, record.id, "cut-to-max-length", f"{cut} turns")]
         if length > self.rules.max_length:
             return [Finding(record.number, record.id, "over-max-length", f"about {length} tokens")]
         return []
@@ -203,13 +208,6 @@ def _bare(text: str) -> bytes:
     if text.isascii():
         return text.encode().translate(_LOWER, _WORDLESS)
     return text.lower().encode("utf-8", "surrogatepass").translate(None, _WORDLESS)
-
-
-def image_token(tokenizer: Any) -> int:
-    """The id that stands for an image: the tokenizer's own, or one past its end for a dry run."""
-    number = tokenizer.convert_tokens_to_ids("<image>")
-    known = isinstance(number, int) and number != tokenizer.unk_token_id
-    return int(number) if known else len(tokenizer)
 
 
 def census(lengths: Counter[int]) -> dict[str, int]:

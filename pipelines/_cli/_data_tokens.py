@@ -18,7 +18,7 @@ def labelled(turns: Sequence[tuple[str, str]], image_tokens: Sequence[int], rule
     from llavaflow.models.labels import IGNORE, Encoded, Item, encode_many
     from llavaflow.models.spans import SpanTokenizer
     from llavaflow.models.templates import template
-    from llavaflow.stages._check import image_token
+    from llavaflow.stages._check_labels import image_token
 
     form, image_id = template(rules.template), image_token(rules.tokenizer)
     (made,) = encode_many(

@@ -19,6 +19,7 @@ from llavaflow.infra.context import RunContext, folder_context
 from llavaflow.pipelines._cli._data_page import as_text
 from llavaflow.pipelines._cli._picture import as_blocks
 from llavaflow.pipelines._cli.main import main
+from llavaflow.stages import _check_labels
 from llavaflow.stages._fetch import Fetched
 from llavaflow.stages._fetch_ledger import ledger_row, ledger_writer
 from llavaflow.stages._stage import Stage
@@ -175,7 +176,10 @@ def test_check_passes_a_clean_file(
 
 
 def test_a_tokenizer_gives_exact_lengths_and_a_labels_dry_run(
-    faulty: tuple[Path, Path], toy_foundation: Path, capsys: pytest.CaptureFixture[str]
+    faulty: tuple[Path, Path],
+    toy_foundation: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     args = ("data", "check", faulty[0], "--tokenizer", toy_foundation / "language", "--max-length", 1000, "--json")
     code, told, _ = pipeline(capsys, *args, "--image-tokens", 900)
@@ -183,6 +187,9 @@ def test_a_tokenizer_gives_exact_lengths_and_a_labels_dry_run(
     # `long` has one answer of 45,000 characters: it cannot be cut to fit, and nothing would be learned from it
     assert told["errors"]["too-long-first-turn"] >= 1
     assert {"image-count-mismatch", "empty-answer", "reserved-string"} <= set(told["errors"])
+    # many records are shared out among processes: nothing else changes
+    monkeypatch.setattr(_check_labels, "MANY", 0)
+    assert pipeline(capsys, *args, "--image-tokens", 900)[:2] == (code, told)
     code, _, err = pipeline(capsys, "data", "check", faulty[0], "--tokenizer", faulty[1])
     assert code == 2 and "no tokenizer at" in err
 
