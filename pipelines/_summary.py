@@ -12,6 +12,8 @@ from llavaflow.pipelines._run import Row, Run
 if TYPE_CHECKING:
     from rich.console import Console
 
+# the stages whose checkpoint answers questions
+MODELS = ("Base", "Train", "ZooWeights")
 COLOURS = {"found": "green", "built": "bold green", "failed": "bold red", "skipped": "dim"}
 
 
@@ -92,12 +94,10 @@ def _addresses(run: Run) -> Iterator[str]:
         assert row.artifact is not None
         if row.artifact.kind in ("scores", "report"):
             yield f"report       {row.artifact.uri}/report.html"
-    trained = {name for name, stage in run.recipe.stages.items() if stage.type_name() == "Train"}
-    checkpoints = [row for row in rows.values() if row.artifact and row.artifact.kind == "checkpoint"]
-    # what a person wants to ask is what was trained last, not a copy of it
-    checkpoints = [row for row in checkpoints if row.name in trained] or checkpoints
-    if checkpoints:
-        last = checkpoints[-1]
+    models = [name for name, stage in run.recipe.stages.items() if stage.type_name() in MODELS and name in rows]
+    if models:
+        # what a person wants to ask is what was trained last, not a copy of it
+        last = rows[models[-1]]
         assert last.artifact is not None
         yield f"checkpoint   {last.artifact.uri}"
         yield f'ask it       pipeline ask {run.recipe.name}/{last.name} PICTURE "question"'
