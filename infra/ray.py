@@ -173,12 +173,17 @@ class _Actor:
     """One member of the pool of `map_batches`: unpickles a batch, calls the function, pickles what it returns."""
 
     def __init__(self, make: Callable[..., BatchFunction[Any, Any]], arguments: Mapping[str, Any]) -> None:
-        self.function = make(**arguments)
+        self.error: LlavaflowError | None = None
+        try:
+            self.function = make(**arguments)
+        except LlavaflowError as error:
+            # raised here, it would have Ray start the actor again for ever: it is every batch's answer instead
+            self.error = error
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
         rows = [pickle.loads(row) for row in batch["row"]]
         try:
-            results = self.function(rows)
+            results = [self.error] * len(rows) if self.error else self.function(rows)
         except LlavaflowError as error:
             # an exception of ours travels as a value: Ray would bury its message under three tracebacks
             results = [error] * len(rows)

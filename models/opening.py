@@ -26,7 +26,9 @@ def open_checkpoint(
         llava = original.from_original(path, vision)
     elif form == "lora":
         if base is None:
-            raise InputError(f"{path} is an adapter: say which checkpoint it was trained on (--base).")
+            raise InputError(
+                f"{path} is an adapter: name what it was trained on: --base, or an evaluation's `model.base`."
+            )
         llava = base_of(path, base, vision)
         lora.merge_folder(llava, path)
     else:

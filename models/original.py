@@ -91,7 +91,9 @@ def join(config: dict[str, Any], language: str, vision: str | None, file: projec
 def _tower(config: dict[str, Any], vision: str | None, folder: Path) -> str:
     named = vision or config.get("mm_vision_tower")
     if not named:
-        raise InputError(f"{folder}: config.json names no mm_vision_tower. Say which with --vision.")
+        raise InputError(
+            f"{folder}: config.json names no mm_vision_tower. Say which: --vision, or an evaluation's `model.vision`."
+        )
     beside = folder / str(named)
     return str(beside if vision is None and (beside / "config.json").is_file() else named)
 

@@ -3,6 +3,7 @@
     pipeline run evaluate-checkpoint --set evaluate.model.path=FOLDER [--set evaluate.model.base=FOLDER for an adapter]
     pipeline run evaluate-served --set evaluate.model.url=http://HOST:PORT/v1 --set evaluate.model.model=NAME
     pipeline run evaluate-lmms-eval --set evaluate.results=FOLDER          what lmms-eval has scored, under its name
+    pipeline run evaluate-lmms-eval --set evaluate.results=none --set evaluate.checkpoint=FOLDER      lmms-eval itself
 
 Questions and gold lie below `--set questions.folder=FOLDER` as stages/questions.py says; which benchmarks are asked is
 set in both stages. Prompts, greedy decoding and the padded square are LLaVA-1.5's. A server (vLLM, SGLang) applies its

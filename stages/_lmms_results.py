@@ -22,6 +22,8 @@ from llavaflow.infra.errors import InputError
 
 HARNESS = "lmms-eval"
 RESULTS = "_results.json"
+# what an installed harness says of itself: unknown@unknown
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,11 @@ class HarnessRun:
     scores: tuple[TaskScore, ...]
 
 
-def read_run(path: Path) -> HarnessRun:
-    """A results file, or the newest one of a folder. Raises InputError for anything else, and for several models."""
+def read_run(path: Path, version: str = "") -> HarnessRun:
+    """A results file, or the newest one of a folder; `version` is the harness's where we have run it ourselves.
+
+    Raises InputError for anything else, and for several models.
+    """
     file = results_file(path)
     document = load(file)
     results = document.get("results") if isinstance(document, Mapping) else None
@@ -63,9 +68,10 @@ def read_run(path: Path) -> HarnessRun:
     if not scores:
         raise InputError(f"{file} has no task with a number in it: found {', '.join(results) or 'no task'}.")
     config = document["config"]
-    version = document.get("lmms_eval_version") or f"git {document.get('git_hash') or 'unknown'}"
+    told = str(document.get("lmms_eval_version") or UNKNOWN)
+    version = version or (f"git {document.get('git_hash') or 'unknown'}" if UNKNOWN in told else told)
     return HarnessRun(
-        version=str(version),
+        version=version,
         model=str(document.get("model_name") or config.get("model") or "unknown"),
         model_args=str(config.get("model_args") or ""),
         date=str(document.get("date") or file.name.removesuffix(RESULTS)),

@@ -1,7 +1,6 @@
 """Lmms-eval as a second engine: its results, or a run of it, as a Scores artifact that names harness and version.
 
-It is a program of its own with requirements of its own: install it in another environment and put its `lmms-eval` on
-the PATH, or name it in $LLAVAFLOW_LMMS_EVAL. A run that is finished already needs only its folder.
+The harness runs in an environment of its own (`_lmms_run.py`). A run that is finished already needs only its folder.
 
     scores.json    every task with its metrics       answers/<name>.jsonl    the logged samples, with their marks
     lmms-eval/     the results file as it was        report.html, report.md  beside the published rows
@@ -10,10 +9,7 @@ the PATH, or name it in $LLAVAFLOW_LMMS_EVAL. A run that is finished already nee
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,20 +17,24 @@ from typing import ClassVar
 from llavaflow.datasets.benchmarks._benchmark import load_benchmark
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
-from llavaflow.infra.errors import InputError, StageFailed
+from llavaflow.infra.errors import InputError
 from llavaflow.stages._lmms_results import HARNESS, HarnessRun, TaskScore, read_run, read_samples, results_file
+from llavaflow.stages._lmms_run import evaluate
 from llavaflow.stages._report_page import write_report
 from llavaflow.stages._stage import Stage
 
-COMMAND = "LLAVAFLOW_LMMS_EVAL"
-LAST_LINES = 12
+# the harness's class for our checkpoints, and what it must be told where there is no GPU: it looks for one
+HUGGING_FACE = "llava_hf"
+ON_PROCESSOR = "device=cpu,device_map=cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LmmsEval(Stage):
-    """A finished run (`results`, its folder or results file), or a checkpoint and the tasks to run it on.
+    """A finished run (`results`, its folder or results file), or a model and the tasks to run it on.
 
-    checkpoint: a stage or folder; `model` is the harness's class for it, `model_args` what it takes besides.
+    checkpoint: a stage or folder; `model` is the harness's class for it, `model_args` what it takes besides, and alone
+    what finds a model that is no folder (`openai` and `model_version=NAME,base_url=...` for a served one).
+    include: a folder with tasks of your own, in the harness's YAML.
     """
 
     kind: ClassVar[Kind] = "scores"
@@ -43,16 +43,24 @@ class LmmsEval(Stage):
     results: Path | None = None
     checkpoint: Stage | Path | None = None
     folder: str = "model"
-    model: str = "llava_hf"
+    model: str = HUGGING_FACE
     model_args: str = ""
     tasks: tuple[str, ...] = ("gqa", "textvqa_val", "pope", "mme")
     batch_size: int = 1
+    include: Path | None = None
 
     def run(self, ctx: RunContext) -> Artifact:
-        if (self.results is None) == (self.checkpoint is None):
-            raise InputError("lmms-eval needs either `results`, a finished run, or a `checkpoint` to run.")
-        place = self.results if self.results is not None else self._evaluated(ctx)
-        found = read_run(place)
+        model = self.checkpoint is not None or bool(self.model_args)
+        if (self.results is None) != model:
+            raise InputError(
+                "lmms-eval needs either `results`, a finished run, or what to run: a `checkpoint`, or `model_args` "
+                "that find a model."
+            )
+        if self.results is not None:
+            place, version = self.results, ""
+        else:
+            place, version = evaluate(self._arguments(ctx), ctx.work / HARNESS, ctx.log.info)
+        found = read_run(place, version)
         shutil.rmtree(ctx.out, ignore_errors=True)
         (ctx.out / "answers").mkdir(parents=True)
         (ctx.out / HARNESS).mkdir()
@@ -65,38 +73,15 @@ class LmmsEval(Stage):
         write_report(ctx.out, facts=facts, ours=_columns(found), title=f"{HARNESS} {found.version}", model=found.model)
         return ctx.finish(facts)
 
-    def _evaluated(self, ctx: RunContext) -> Path:
-        """Run the harness; its output stays in the work folder, so that a run that ended is not repeated."""
-        out = ctx.work / HARNESS
-        if any(out.rglob("*_results.json")):
-            return out
-        command = _command()
-        place = self.checkpoint if isinstance(self.checkpoint, Path) else ctx.path(self.checkpoint) / self.folder
-        given = [f"pretrained={place}", *filter(None, [self.model_args])]
-        arguments = [
-            "--model", self.model, "--model_args", ",".join(given), "--tasks", ",".join(self.tasks),
-            "--batch_size", str(self.batch_size), "--log_samples", "--output_path", str(out),
-        ]  # fmt: skip
-        ctx.log.info("running %s", shlex.join([*command, *arguments]))
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-        if done.returncode or not any(out.rglob("*_results.json")):
-            said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-LAST_LINES:])
-            raise StageFailed(f"{HARNESS} ended with {done.returncode} and left no results. Its last lines:\n{said}")
-        return out
-
-
-def _command() -> list[str]:
-    """How the harness is started. Raises InputError when it is not installed."""
-    if named := os.environ.get(COMMAND):
-        return shlex.split(named)
-    found = shutil.which("lmms-eval")
-    if found is None:
-        raise InputError(
-            f"{HARNESS} is not installed: no `lmms-eval` on the PATH and ${COMMAND} is not set. Install it in an "
-            f"environment of its own (pip install lmms-eval) and set {COMMAND}=/that/bin/lmms-eval, or give the "
-            "folder of a finished run: --set evaluate.results=FOLDER --set evaluate.checkpoint=none."
-        )
-    return [found]
+    def _arguments(self, ctx: RunContext) -> list[str]:
+        """What the harness is told; the checkpoint stands first among the arguments of its model class."""
+        place = ctx.path(self.checkpoint) / self.folder if isinstance(self.checkpoint, Stage) else self.checkpoint
+        given = [f"pretrained={place.resolve()}"] if place is not None else []
+        if self.model == HUGGING_FACE and not ctx.machine.devices:
+            given.append(ON_PROCESSOR)
+        arguments = ["--model", self.model, "--tasks", ",".join(self.tasks), "--batch_size", str(self.batch_size)]
+        arguments += ["--model_args", ",".join((*given, *filter(None, [self.model_args])))]
+        return arguments if self.include is None else [*arguments, "--include_path", str(self.include.resolve())]
 
 
 def _rule(score: TaskScore, run: HarnessRun) -> str:

@@ -50,6 +50,14 @@ def test_an_error_of_the_project_comes_back_as_itself() -> None:
         list(ray.map_batches(range(4), make, batch_size=4, workers=1))
 
 
+def test_an_error_while_a_worker_starts_comes_back_as_itself() -> None:
+    def make() -> Callable[[list[int]], list[int]]:
+        raise InputError("no such checkpoint")
+
+    with pytest.raises(InputError, match="^no such checkpoint$"):
+        list(ray.map_batches(range(4), make, batch_size=2, workers=1))
+
+
 def test_no_rows_start_no_actors() -> None:
     def make() -> Callable[[list[int]], list[int]]:
         raise AssertionError("an actor was started for nothing")

@@ -13,7 +13,8 @@ from llavaflow.datasets.benchmarks._benchmark import load_benchmark
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.stages._compare import compare
 from llavaflow.stages._lmms_results import read_run, tasks
-from llavaflow.stages.lmms_eval import COMMAND, LmmsEval
+from llavaflow.stages._lmms_run import COMMAND
+from llavaflow.stages.lmms_eval import LmmsEval
 
 STAMP = "20260101_120000"
 
@@ -88,21 +89,65 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_the_harness_is_run_where_it_is_installed(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "harness.py"
-    script.write_text(
-        "import json, pathlib, sys\n"
-        "words = dict(zip(sys.argv[1::1], sys.argv[2::1]))\n"
-        "out = pathlib.Path(words['--output_path']) / 'm'\n"
-        "out.mkdir(parents=True)\n"
-        "document = {'results': {'gqa': {'exact_match,none': 0.5}}, 'config': {'model_args': words['--model_args']}}\n"
-        "(out / 'd_results.json').write_text(json.dumps(document))\n"
-    )
+HARNESS = """
+import json, os, pathlib, sys
+if sys.argv[1:] == ["version"]:
+    print("lmms-eval 9.9.9\\nPython 3")
+    sys.exit()
+words = dict(zip(sys.argv[1:], sys.argv[2:]))
+with open(pathlib.Path(__file__).with_name("calls.jsonl"), "a") as calls:
+    calls.write(json.dumps({"cwd": os.getcwd(), "argv": sys.argv[1:]}) + "\\n")
+if pathlib.Path(__file__).with_name("fail").exists():
+    sys.exit("out of memory")
+out = pathlib.Path(words["--output_path"]) / "m"
+out.mkdir(parents=True)
+document = {
+    "results": {"gqa": {"exact_match,none": 0.5}},
+    "config": {"model": words["--model"], "model_args": words["--model_args"]},
+    "lmms_eval_version": "unknown@unknown", "git_hash": "of-some-folder",
+}
+(out / "d_results.json").write_text(json.dumps(document))
+"""
+
+
+@pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A named double of the program: it notes how it was called and leaves a results file; `fail` makes it fail."""
+    script = tmp_path / "harness" / "lmms_eval_double.py"
+    script.parent.mkdir()
+    script.write_text(HARNESS)
     monkeypatch.setenv(COMMAND, f"{sys.executable} {script}")
-    artifact = bench.run(LmmsEval(checkpoint=tmp_path, model_args="conv_template=v1", tasks=("gqa",)))
+    return script.parent
+
+
+def calls(harness: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (harness / "calls.jsonl").read_text().splitlines()]
+
+
+def test_the_harness_is_run_where_it_is_installed(bench: Any, harness: Path, tmp_path: Path) -> None:
+    stage = LmmsEval(checkpoint=tmp_path, model_args="conv_template=v1", tasks=("gqa", "pope"), include=tmp_path)
+    artifact = bench.run(stage)
     assert artifact.facts["scores"]["gqa"]["score"] == 50.0
-    told = json.loads((bench.path(artifact) / "scores.json").read_text())["model_args"]
-    assert told == f"pretrained={tmp_path},conv_template=v1"
+    document = json.loads((bench.path(artifact) / "scores.json").read_text())
+    given = document["model_args"].split(",")
+    assert (given[0], given[-1]) == (f"pretrained={tmp_path}", "conv_template=v1")
+    # not what the results file takes for the version: the commit of wherever it was started
+    assert document["version"] == "9.9.9" and artifact.facts["engine"] == "lmms-eval 9.9.9"
+    (call,) = calls(harness)
+    words = call["argv"]
+    assert words[words.index("--tasks") + 1] == "gqa,pope" and words[words.index("--include_path") + 1] == str(tmp_path)
+    assert "--log_samples" in words and words[words.index("--use_cache") + 1].startswith(call["cwd"])
+
+
+def test_a_run_that_failed_is_tried_again_with_its_answers_kept(bench: Any, harness: Path, tmp_path: Path) -> None:
+    (harness / "fail").touch()
+    stage = LmmsEval(model="openai", model_args="model_version=m,base_url=http://127.0.0.1:1/v1", tasks=("gqa",))
+    with pytest.raises(StageFailed, match="ended with 1(.|\n)*out of memory"):
+        bench.run(stage)
+    (harness / "fail").unlink()
+    assert bench.run(stage).facts["scores"]["gqa"]["score"] == 50.0
+    first, second = calls(harness)
+    assert first == second and not any("pretrained" in word for word in first["argv"])
 
 
 def test_a_harness_that_is_missing_or_fails_is_said_clearly(
@@ -110,7 +155,7 @@ def test_a_harness_that_is_missing_or_fails_is_said_clearly(
 ) -> None:
     monkeypatch.delenv(COMMAND, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=f"not installed.*{COMMAND}=.*finished run"):
+    with pytest.raises(InputError, match=f"not installed: .{COMMAND}.*setup --lmms-eval.*finished run"):
         bench.run(LmmsEval(checkpoint=tmp_path))
     monkeypatch.setenv(COMMAND, f"{sys.executable} -c \"import sys; sys.exit('no such task')\"")
     with pytest.raises(StageFailed, match="ended with 1(.|\n)*no such task"):
