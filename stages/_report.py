@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from llavaflow.datasets.benchmarks._benchmark import Result
+from llavaflow.datasets.benchmarks._benchmark import Result, load_benchmark
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +23,19 @@ def print_result(console: Console, result: Result) -> None:
     if table.row_count:
         console.print(table)
     console.print(f"rule: {result.rule}")
+    column = load_benchmark(result.benchmark).column
+    if rows := published(column):
+        listed = ", ".join(f"{title} {value:g}" for title, value in rows.items())
+        console.print(f"published as {column} (zoo:NAME tells rule and harness of each): {listed}", style="dim")
     for note in result.notes:
         console.print(f"note: {note}")
+
+
+def published(column: str | None) -> dict[str, float]:
+    """What the zoo's rows have in a column, by the row's title; nothing for a benchmark that has none."""
+    from llavaflow.models.zoo import ZOO
+
+    return {row.title: row.scores[column].value for row in ZOO.values() if column in row.scores}
 
 
 def print_report(console: Console, text: str) -> None:

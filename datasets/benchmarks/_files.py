@@ -2,7 +2,7 @@
 
 `--gold` may be a file or a folder in the layout of the benchmark's authors, so a reader asks for names by pattern and
 this module says what lies there when nothing fits. Real files are untidy: lines that end in a comma, a byte order
-mark, an empty last line are read; a broken line is refused with its number.
+mark, an empty last line, Python's NaN are read; a broken line is refused with its number.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,8 +48,8 @@ def load(path: Path) -> Any:
     if kind in TABLES:
         return _table(data, TABLES[kind], path)
     try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        document = _json(data)
+    except ValueError:
         return list(_lines(data, path))
     # a file of JSON lines with one line is an object to a JSON reader
     return [document] if kind == ".jsonl" and isinstance(document, Mapping) else document
@@ -89,9 +90,24 @@ def _lines(data: bytes, path: Path) -> Iterator[Any]:
         if not line:
             continue
         try:
-            yield orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            yield _json(line)
+        except ValueError as error:
             raise InputError(f"{path}, line {number} is not JSON ({error}). Repair or remove the line.") from error
+
+
+def _json(data: bytes) -> Any:
+    """A document. Also read is what Python writes and strict readers refuse: NaN, infinities, half of a cut emoji."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data, object_pairs_hook=lambda pairs: {_whole(name): _whole(value) for name, value in pairs})
+
+
+def _whole(value: Any) -> Any:
+    """Text that can be written again, with a mark where half a character stood; lists likewise."""
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
 def _table(data: bytes, delimiter: str, path: Path) -> list[Row]:

@@ -165,6 +165,7 @@ def _source(name: str) -> Page:
 
 def _benchmark(name: str) -> Page:
     from llavaflow.datasets.benchmarks._benchmark import load_benchmark
+    from llavaflow.stages._report import published
 
     found = load_benchmark(name)
     document: dict[str, Json] = {
@@ -175,7 +176,10 @@ def _benchmark(name: str) -> Page:
         "rule": found.rule,
         "rule_source": found.source,
         "unit": found.unit,
+        "judged": "by a judge: --reviews FILE or --judge MODEL" if found.judged else None,
+        "upload": found.upload_form or None,
         "zoo_column": found.column,
+        "published": published(found.column),
     }
     return document, lambda console: _card(console, document, ())
 

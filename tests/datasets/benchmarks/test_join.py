@@ -223,3 +223,11 @@ def test_ids_are_found_in_the_values_of_metrics(write: Any) -> None:
         for n, (index, letter) in enumerate(((8, "B"), (7, "A")))
     ]
     assert score("mmbench", write("a.jsonl", samples), write("gold.jsonl", rows)).score == 100
+
+
+def test_what_python_writes_and_strict_readers_refuse_is_read(write: Any) -> None:
+    """lmms-eval logs NaN; a reply cut in the middle of an emoji leaves half a pair of surrogates."""
+    lines = '{"question_id": "1", "text": "ok \\ud83d", "score": NaN}\n{"question_id": "2", "text": "B"}\n'
+    for name, content in (("a.jsonl", lines), ("b.json", '{"1": "ok \\ud83d", "2": "B"}')):
+        answers = read_answers(write(name, content))
+        assert [(answer.id, answer.text) for answer in answers] == [("1", "ok \ufffd"), ("2", "B")]
