@@ -4,7 +4,8 @@
 
 The instruction is drawn from the eleven phrasings of the LLaVA paper and stands before or after the image; the draw
 depends on the seed and the record's id alone. `meta.jsonl` keeps id, image, url and caption like LCS-558K's meta file.
-A refresh captions only images that the previous generation did not have.
+A refresh captions only images that the previous generation did not have. Without a model each image keeps the text
+that it was found with, as CC3M-595K has it.
 """
 
 from __future__ import annotations
@@ -43,13 +44,16 @@ META = "meta.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(Stage):
-    """Caption the images of `data` with the BLIP `model` by beam search over `beams` (1: greedy)."""
+    """Caption the images of `data` with the BLIP `model` by beam search over `beams` (1: greedy).
+
+    model  None keeps the text that came with each image
+    """
 
     kind: ClassVar[Kind] = "mixture"
     folders_by_content: ClassVar[bool] = True
 
     data: Stage
-    model: Pretrained
+    model: Pretrained | None
     beams: int = 1
     max_new_tokens: int = 64
     batch_size: int = 32
@@ -59,9 +63,9 @@ class Caption(Stage):
     def run(self, ctx: RunContext) -> Artifact:
         root = ctx.path(self.data)
         pairs = read_pairs(root)
-        captions: dict[str, str] = self._known(ctx, pairs)
+        captions = self._known(ctx, pairs) if self.model else {pair.id: pair.caption.strip() for pair in pairs}
         faults: dict[str, str] = {}
-        reused = len(captions)
+        reused = len(captions) if self.model else 0
         todo = [pair for pair in pairs if pair.id not in captions]
         for rows in resumable(
             ctx,
@@ -77,25 +81,29 @@ class Caption(Stage):
         dropped = self._write(ctx, root, pairs, captions, faults)
         samples = len(pairs) - dropped.total()
         if not samples:
-            raise StageFailed(
-                f"BLIP gave no caption for any of {len(pairs)} images: look at the model {self.model.name}."
-            )
+            cause = f"look at the model {self.model.name}" if self.model else "none was found with a text"
+            raise StageFailed(f"no caption for any of {len(pairs)} images: {cause}.")
         write_card(ctx.out, self._card(ctx, samples, dropped))
         return ctx.finish({"samples": samples, "reused": reused, "dropped": dict(sorted(dropped.items()))})
 
     def _card(self, ctx: RunContext, samples: int, dropped: Mapping[str, int]) -> Card:
-        by = f"{self.model.name} ({'beam search' if self.beams > 1 else 'greedy'})"
+        if self.model:
+            how = f"a caption written by {self.model.name} ({'beam search' if self.beams > 1 else 'greedy'})"
+            terms = "captions: the terms of the model that wrote them"
+        else:
+            how, terms = "the text that it was found with", "captions: alt texts of web pages"
         return Card(
-            title="Captions for pretraining, in the form of LCS-558K",
+            title=f"Captions for pretraining, in the form of {'LCS-558K' if self.model else 'CC3M-595K'}",
             form="conversations",
             fingerprint=ctx.fingerprint,
             samples=samples,
-            about=[f"{samples:,} images, each with a brief instruction and a caption written by {by}."],
-            licences=[source("url-table").licence, "captions: the terms of the model that wrote them"],
+            about=[f"{samples:,} images, each with a brief instruction and {how}."],
+            licences=[source("url-table").licence, terms],
             dropped=dropped,
         )
 
     def _arguments(self, ctx: RunContext, root: Path) -> dict[str, Any]:
+        assert self.model is not None, "without a model there is nothing to compute"
         model = self.model.resolve(ctx)
         return {"model": model, "root": root, "beams": self.beams, "max_new_tokens": self.max_new_tokens}
 
@@ -134,7 +142,8 @@ class Caption(Stage):
                 line = json.dumps(to_llava(self._sample(pair, caption)), ensure_ascii=False).encode()
                 data.write(line + b"\n")
                 row = len(shards)
-                notes = {"id": pair.id, "image": pair.image, "url": pair.url, "blip_caption": caption}
+                kind = "blip_caption" if self.model else "caption"
+                notes = {"id": pair.id, "image": pair.image, "url": pair.url, kind: caption}
                 placed = shards.add(pair.image, images.open(pair.image), notes, width=pair.width, height=pair.height)
                 meta.append({**notes, "sha256": pair.sha256})
                 common: dict[str, Any] = {"source": SOURCE, "parents": parents, "url": pair.url}

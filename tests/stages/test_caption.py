@@ -99,6 +99,17 @@ def test_records_resume_and_refresh(bench: Any, blip: Path) -> None:
     assert [row for row in records(bench.path(newer)) if row["id"] < "id10"] == records(root)
 
 
+def test_without_a_model_each_image_keeps_its_text(bench: Any) -> None:
+    data = bench.pairs("filter", pairs(10))
+    built = bench.run(Caption(data=data, model=None))
+    root = bench.path(built)
+    assert {row["conversations"][1]["value"] for row in records(root)} == {"noise"} and built.facts["reused"] == 0
+    asked = {row["conversations"][0]["value"].replace("<image>", "").strip() for row in records(root)}
+    assert asked <= set(brief_instructions())
+    assert json.loads((root / "meta.jsonl").read_text().splitlines()[0])["caption"] == "noise"
+    assert "in the form of CC3M-595K" in bench.card(built)
+
+
 def digest_of(rows: list[dict[str, Any]]) -> str:
     from llavaflow.infra.fingerprint import digest
 
