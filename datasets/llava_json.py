@@ -24,11 +24,11 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
     yield from records(path, reading, source="llava-json")
 
 
-def records(path: Path, reading: Reading, *, source: str) -> Iterator[Sample]:
-    """The records of a LLaVA JSON file under any source's name."""
+def records(path: Path, reading: Reading, *, source: str, ids: dict[str, int] | None = None) -> Iterator[Sample]:
+    """The records of a LLaVA JSON file under any source's name; `ids` counts those of the files read before it."""
     patterns = ("data.jsonl", "*.jsonl", "*.json", "*.parquet", "data/*.parquet")
     file = find(path, *patterns, source=source)
-    ids: dict[str, int] = {}
+    ids = {} if ids is None else ids
     prefix = reading.options.get("prefix", "").rstrip("/")
 
     def build(raw: Mapping[str, Any]) -> Sample:

@@ -52,7 +52,10 @@ def llama_2_chat(size: str) -> Pretrained:
 
 
 def instruct_80k(template: str) -> OwnData:
-    """LLaVA-Instruct-80K on the pictures of COCO train2017."""
+    """LLaVA-Instruct-80K on the pictures of COCO train2017.
+
+    `pipeline data read llava-instruct --option records=80k` draws one from the published parts.
+    """
     return base.own_data("llava_instruct/llava_instruct_80k.json", "coco/train2017", template)
 
 

@@ -227,6 +227,16 @@ def llava_json(root: Path) -> None:
     dump(root / "x.json", rows)
 
 
+def llava_instruct(root: Path) -> None:
+    def rows(images: range, answer: str) -> list[dict[str, Any]]:
+        talk = [{"from": "human", "value": "What?\n<image>"}, {"from": "gpt", "value": answer}]
+        return [{"id": f"{n:012d}", "image": f"{n:012d}.jpg", "conversations": talk} for n in images]
+
+    dump(root / "conversation_58k.json", rows(range(0, 6), "A talk."))
+    dump(root / "detail_23k.json", rows(range(3, 5), "A description."))
+    dump(root / "complex_reasoning_77k.json", rows(range(2, 9), "A thought."))
+
+
 def coco(root: Path) -> None:
     images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": 100, "height": 50} for n in (1, 2, 1)]
     captions = [{"image_id": 1, "id": 5, "caption": "One.\n"}, {"image_id": 9, "id": 6, "caption": "Not listed."}]
@@ -243,7 +253,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "vqav2": vqav2, "okvqa": okvqa, "gqa": gqa, "ocrvqa": ocrvqa, "aokvqa": aokvqa, "textcaps": textcaps,
     "refcoco": refcoco, "vg": vg, "sharegpt": sharegpt, "docvqa": docvqa, "chartqa": chartqa, "dvqa": dvqa,
     "ai2d": ai2d, "synthdog": synthdog, "scienceqa": scienceqa, "url-table": url_table,
-    "caption-boxes": caption_boxes, "llava-json": llava_json, "sharegpt4v": llava_json, "coco": coco,
+    "caption-boxes": caption_boxes, "llava-json": llava_json, "llava-instruct": llava_instruct,
+    "sharegpt4v": llava_json, "coco": coco,
 }  # fmt: skip
 # sources that use each raw record in at most one sample, one record per sample
 

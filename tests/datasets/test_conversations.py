@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from llavaflow.datasets import llava_instruct
+from llavaflow.infra.errors import InputError
 
 
 def test_textcaps_takes_one_caption_with_the_ocr_line(raw: Any, tmp_path: Path) -> None:
@@ -59,3 +65,37 @@ def test_coco_boxes_are_clipped_and_crowds_left_out(raw: Any, tmp_path: Path) ->
     assert (box.x1, box.y1, box.x2, box.y2, box.label) == (90, 40, 100, 50, "cup")
     assert dropped == {"no-caption": 1, "repeated-id": 1}
     assert reading.repairs["instance-left-out"] == 1
+
+
+def test_llava_instruct_is_its_parts_behind_each_other(raw: Any, tmp_path: Path) -> None:
+    raw.llava_instruct(tmp_path)
+    samples, dropped, reading = raw.read("llava-instruct", tmp_path, options={"prefix": "coco/train2017"})
+    said = [raw.texts(sample)[1] for sample in samples]
+    assert said == ["A talk."] * 6 + ["A description."] * 2 + ["A thought."] * 7 and not dropped
+    assert samples[0].images == ("coco/train2017/000000000000.jpg",) and reading.repairs["repeated-id-suffixed"] == 6
+
+
+@pytest.mark.parametrize(("half", "counts"), [(40_000, (4, 5)), (4, (4, 4)), (2, (2, 2))])
+def test_the_80k_share_no_image(
+    raw: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: int, counts: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(llava_instruct, "HALF", half)
+    raw.llava_instruct(tmp_path)
+    samples, dropped, reading = raw.read("llava-instruct", tmp_path, options={"records": "80k"})
+    assert len({sample.images for sample in samples}) == len(samples)
+    said = Counter(raw.texts(sample)[1] for sample in samples)
+    assert (said["A talk."], said["A thought."]) == counts and said.total() == sum(counts)
+    assert dropped["not-sampled"] + len(samples) == reading.records == 13
+    other = raw.read("llava-instruct", tmp_path, options={"records": "80k"}, seed=1)[0]
+    assert samples == raw.read("llava-instruct", tmp_path, options={"records": "80k"})[0] != other
+
+
+def test_llava_instruct_says_what_it_needs(raw: Any, tmp_path: Path) -> None:
+    raw.llava_instruct(tmp_path)
+    with pytest.raises(InputError, match="records '7k' of llava-instruct is neither of 158k, 80k"):
+        raw.read("llava-instruct", tmp_path, options={"records": "7k"})
+    with pytest.raises(InputError, match="is one file: give the folder with the parts"):
+        raw.read("llava-instruct", tmp_path / "detail_23k.json")
+    (tmp_path / "detail_23k.json").unlink()
+    with pytest.raises(InputError, match="no detail_23k.json"):
+        raw.read("llava-instruct", tmp_path)
