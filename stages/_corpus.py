@@ -124,6 +124,14 @@ def rejected(cache: Path) -> list[dict[str, str]]:
     return [row for path in sorted(cache.glob("*.json")) for row in json.loads(path.read_text("utf-8"))["rejected"]]
 
 
+def broken(path: Path) -> list[dict[str, str]]:
+    """The samples whose image was skipped, from the lines "id: reason" of a run; one line each, however many epochs and
+    restarts met them."""
+    lines = dict.fromkeys(path.read_text("utf-8").splitlines()) if path.exists() else {}
+    rows = (line.partition(": ") for line in lines)
+    return [{"id": name, "reason": "broken-image", "detail": detail} for name, _, detail in rows]
+
+
 def _chunks(path: Path) -> Iterator[list[dict[str, Any]]]:
     with path.open("rb") as lines:
         while block := list(islice(lines, CHUNK_LINES)):

@@ -38,7 +38,7 @@ from llavaflow.stages._export import export
 from llavaflow.stages._job import Job, Loss
 from llavaflow.stages._training_log import TrainingLog
 
-CACHE = "encoded"
+CACHE, BROKEN = "encoded", "broken_images.txt"
 # below this, somebody has brought a small set to a recipe for a large one
 FEW_STEPS = 10
 # where attention works on a dense mask, rows are folded to about this length
@@ -217,7 +217,7 @@ def _agreed(batch: StepBatch, job: Job, device: torch.device) -> dict[str, float
                 f"{len(names)} broken images, first: {names[0]}. Repair the data or set broken_images=skip."
             )
         if distributed.get_rank() == 0:
-            with (job.out / "broken_images.txt").open("a", encoding="utf-8") as record:
+            with (job.work / BROKEN).open("a", encoding="utf-8") as record:
                 record.writelines(f"{name}\n" for name in names)
     if supervised == 0:
         reason = "its images are broken" if broken else "check the template and the labels"

@@ -55,6 +55,7 @@ class Train(Stage):
     batching        packed: samples end to end; padded: upstream's batches; grouped: those, by modality and length
     loss            token: mean over all supervised tokens of the global batch; micro-batch-mean: upstream's
     masking         answers: the answer and its end mark are learned; upstream: as upstream's masker has it
+    broken_images   fail, or skip: the sample teaches nothing and stands in dropped.jsonl with its reason
     lora            train the language model through adapters; they are merged into model/ and kept beside it; with a
                     quantization the frozen weights are held in 4 or 8 bits meanwhile (QLoRA, not under ZeRO-3)
     precision       bf16 or fp16 with float32 master weights, or float32; fp16 is for GPUs before Ampere (V100), which
@@ -232,13 +233,13 @@ class Train(Stage):
 
     def _facts(self, out: Path, work: Path) -> dict[str, Json]:
         """The numbers a reader wants: what was trained on, for how long, to which loss."""
-        from llavaflow.stages._corpus import rejected
+        from llavaflow.stages._corpus import broken, rejected
         from llavaflow.stages._export import SUMMARY
-        from llavaflow.stages._loop import CACHE
+        from llavaflow.stages._loop import BROKEN, CACHE
         from llavaflow.stages._training_log import LOG, read_log
 
         rows = read_log(out / LOG)
-        lost = rejected(work / CACHE)
+        lost = [*rejected(work / CACHE), *broken(work / BROKEN)]
         (out / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost), "utf-8")
         tokens, tail = sum(row["tokens"] for row in rows), rows[-max(1, len(rows) // 10) :]
         places = sum(row["tokens"] / (1 - row["pad_fraction"]) for row in rows)

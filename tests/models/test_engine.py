@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llavaflow.models.engine import warmup_steps
+from llavaflow import infra
+from llavaflow.infra.errors import InputError
+from llavaflow.models import engine
+from llavaflow.models.engine import Offload, engine_config, warmup_steps
 
 START = """
 import sys
@@ -84,3 +87,20 @@ def test_fp16_leaves_out_what_overflows_and_gives_up_when_all_does(zero: int, tm
 )
 def test_the_warm_up_is_a_share_of_the_steps_but_never_all_of_them(steps: int, ratio: float, expected: int) -> None:
     assert warmup_steps(steps, ratio) == expected
+
+
+def test_the_shipped_settings_hold_nothing_that_is_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream's zero3_offload.json held a scheduler, which silently took the place of the recipe's."""
+    shipped = sorted((Path(infra.__path__[0]) / "deepspeed").glob("*.json"))
+    assert len(shipped) == 6
+    for path in shipped:
+        number = path.stem[4]
+        offload: Offload = "cpu" if path.stem.endswith("offload") else "none"
+        assert not set(engine_config(int(number), offload, "bf16", 1.0)) & {"optimizer", "scheduler"}
+    monkeypatch.setattr(engine, "files", lambda package: tmp_path)
+    (tmp_path / "deepspeed").mkdir()
+    (tmp_path / "deepspeed" / "zero2.json").write_text('{"scheduler": {"type": "WarmupLR"}}', "utf-8")
+    with pytest.raises(InputError, match="belong to the recipe"):
+        engine_config(2, "none", "bf16", 1.0)
+    with pytest.raises(InputError, match="offload exists for ZeRO 2 and 3"):
+        engine_config(0, "cpu", "bf16", 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -113,7 +114,9 @@ def test_a_broken_image_stops_all_workers_with_its_name(bench: Any, toy_foundati
     with pytest.raises(StageFailed, match="s3: 3.png"):
         bench.run(finetune(bench, toy_foundation, data=data))
     artifact = bench.run(finetune(bench, toy_foundation, data=data, broken_images="skip"))
-    assert "3.png" in (bench.path(artifact) / "broken_images.txt").read_text("utf-8")
+    assert artifact.facts["dropped"] == {"broken-image": 1}
+    (line,) = (bench.path(artifact) / "dropped.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["id"] == "s3" and "3.png" in line
 
 
 @pytest.mark.slow
