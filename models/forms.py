@@ -19,6 +19,7 @@ from llavaflow.models.vision import TowerKind
 
 LLAVA, CONVLLAVA, MPT = "llava", "convllava", "mpt_llava"
 IN_TILES = (anyres.MODEL_TYPE, f"deep_{anyres.MODEL_TYPE}")
+FORMS = (LLAVA, *IN_TILES, "deep_llava", CONVLLAVA, MPT)
 MPT_TEXT = "mpt_text"
 
 
@@ -41,9 +42,11 @@ def form(*, in_tiles: bool, tower: TowerKind, language: str, depth: int) -> str:
 
 
 def classes(name: str) -> tuple[Any, Any]:
-    """Configuration and model of a form. What is no form of LLaVA is left to transformers' Llava to refuse."""
+    """Configuration and model of a form. Raises InputError for what is none, such as a CLIP."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+    if name not in FORMS:
+        raise InputError(f"a '{name}' model is no LLaVA that we know. Known: {', '.join(FORMS)}.")
     if name == anyres.MODEL_TYPE:
         return anyres.classes()
     if name == CONVLLAVA:
@@ -69,4 +72,9 @@ def form_of(path: str) -> str:
     from transformers import PretrainedConfig
 
     settings, _ = PretrainedConfig.get_config_dict(path)
+    if "vision_config" not in settings and "mm_vision_tower" in settings:
+        raise InputError(
+            f"{path} is in the original LLaVA format. Bring it into the other one first: "
+            f"pipeline checkpoint convert {path} OUT --to hf"
+        )
     return str(settings.get("model_type"))

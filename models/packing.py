@@ -64,10 +64,14 @@ class Plan:
         """Samples in the last step; smaller than the global batch when the data does not divide evenly."""
         return len(self.order) - (len(self) - 1) * self.global_batch if len(self.order) else 0
 
+    def samples(self, index: int) -> Longs:
+        """The samples of a step, in order."""
+        return self.order[index * self.global_batch : (index + 1) * self.global_batch]
+
     def step(self, index: int) -> Step:
         if not 0 <= index < len(self):
             raise IndexError(f"step {index} of {len(self)}")
-        samples = self.order[index * self.global_batch : (index + 1) * self.global_batch]
+        samples = self.samples(index)
         if self.deal == "upstream":
             return Step(index, samples, _in_order(samples, self.ranks, self.per_device))
         return Step(index, samples, balance(samples, self.lengths[samples], self.ranks, self.max_row))

@@ -57,13 +57,16 @@ class Order:
 
 @dataclass(slots=True)
 class StepBatch:
-    """What one worker computes in one optimizer step, and the numbers that all workers add up before it."""
+    """What one worker computes in one optimizer step, and the numbers that all workers add up before it.
+
+    `samples`: the numbers of the samples in `micros`, as they were laid there.
+    """
 
     micros: list[Micro]
     supervised: list[int]
     tokens: int = 0
     places: int = 0
-    samples: int = 0
+    samples: list[int] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> StepBatch:
@@ -94,6 +97,12 @@ class Steps(Dataset[StepBatch]):
 
     def __len__(self) -> int:
         return sum(len(plan) for plan in self.plans)
+
+    def samples(self, index: int) -> list[int]:
+        """The numbers of the samples that all workers together compute in a step."""
+        epoch, within = divmod(index, len(self.plans[0]))
+        numbers: list[int] = self.plans[epoch].samples(within).tolist()
+        return numbers
 
     def __getitem__(self, index: int) -> StepBatch:
         epoch, within = divmod(index, len(self.plans[0]))
@@ -141,7 +150,7 @@ class Steps(Dataset[StepBatch]):
         batch.supervised.append(int((micro["labels"][:, 1:] != IGNORE).sum()))
         batch.tokens += sum(len(row.encoded) for row in flat)
         batch.places += micro["input_ids"].numel()
-        batch.samples += len(flat)
+        batch.samples += np.concatenate(parts).tolist()
 
     def _images(
         self, rows: Sequence[Row], samples: Longs, batch: StepBatch

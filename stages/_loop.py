@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -187,7 +188,9 @@ def _loop(engine: Any, steps: Steps, job: Job, begin: int, log: _Log) -> None:
     for index, batch in enumerate(batches, begin):
         # random state is a function of the position, so a resumed run draws what the unbroken one drew
         torch.manual_seed(hash((job.order.seed, index, distributed.get_rank())))
-        totals = _agreed(batch, job, engine.device)
+        expected = steps.samples(index)
+        totals = _agreed(batch, job, expected, engine.device)
+        log.samples(index + 1, [steps.corpus.name(sample) for sample in expected])
         rate = engine.optimizer.param_groups[0]["lr"]
         loss = engines.step(engine, batch.on(engine.device), _scales(batch, job.loss, totals["supervised"]))
         mean = _sum([loss], engine.device)[0] / totals["supervised"]
@@ -204,10 +207,15 @@ def _loop(engine: Any, steps: Steps, job: Job, begin: int, log: _Log) -> None:
             _state.save(engine, job.work, step=index + 1, zero=job.zero)
 
 
-def _agreed(batch: StepBatch, job: Job, device: torch.device) -> dict[str, float]:
-    """The sums over all workers; all stop together if any of them met a broken image and the policy is to fail."""
-    mine = [sum(batch.supervised), batch.tokens, batch.places, batch.samples, len(batch.broken)]
-    supervised, tokens, places, samples, broken = _sum(mine, device)
+def _agreed(batch: StepBatch, job: Job, expected: list[int], device: torch.device) -> dict[str, float]:
+    """The sums over all workers. All stop together if any of them met a broken image and the policy is to fail, or if
+    they do not have each `expected` sample exactly once between them."""
+    mine = [sum(batch.supervised), batch.tokens, batch.places, len(batch.samples), len(batch.broken)]
+    held = Counter(batch.samples)
+    sums = _sum([*mine, *(held[sample] for sample in expected)], device)
+    supervised, tokens, places, samples, broken = sums[: len(mine)]
+    if samples != len(expected) or any(times != 1 for times in sums[len(mine) :]):
+        raise StageFailed(f"a step of {len(expected)} samples was dealt wrong: the workers hold {samples:.0f}.")
     if broken:
         lines: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(lines, batch.broken)
@@ -238,7 +246,8 @@ def _check_numbers(loss: float, norm: float, step: int) -> None:
     for what, value in (("loss", loss), ("gradient", norm)):
         if not math.isfinite(value):
             raise StageFailed(
-                f"the {what} is {value} at step {step}. Lower the learning rate, or look at the samples of that step."
+                f"the {what} is {value} at step {step}. Lower the learning rate, or look at the samples of that step "
+                "(the last line of seen.jsonl)."
             )
     if loss == 0.0:
         raise StageFailed(f"the loss is exactly 0 at step {step}: labels and logits do not meet.")
@@ -267,6 +276,10 @@ class _Log:
     def say(self, lines: list[Any]) -> None:
         if self._log is not None:
             self._log.say(lines)
+
+    def samples(self, step: int, ids: list[str]) -> None:
+        if self._log is not None:
+            self._log.samples(step, ids)
 
     def step(
         self, step: int, loss: float, rate: float, norm: float, totals: Mapping[str, float], seconds: float

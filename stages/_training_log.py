@@ -1,5 +1,5 @@
 """What a training run tells while it runs: one JSON line per optimizer step, TensorBoard and other trackers beside it,
-and messages.
+the ids of the samples that each step held, and messages.
 
 A run that was killed and goes on cuts the lines after its checkpoint first, so that every step stands once.
 """
@@ -7,14 +7,14 @@ A run that was killed and goes on cuts the lines after its checkpoint first, so 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from llavaflow.stages._trackers import Trackers, Tracking
 
-LOG = "log.jsonl"
+LOG, SEEN = "log.jsonl", "seen.jsonl"
 MESSAGES = "messages.log"
 TENSORBOARD = "tensorboard"
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_second", "pad_fraction")
@@ -27,8 +27,10 @@ class TrainingLog:
         from torch.utils.tensorboard import SummaryWriter
 
         out.mkdir(parents=True, exist_ok=True)
-        keep_steps(out / LOG, begin)
+        for name in (LOG, SEEN):
+            keep_steps(out / name, begin)
         self._lines = (out / LOG).open("a", encoding="utf-8")
+        self._seen = (out / SEEN).open("a", encoding="utf-8")
         self._messages = (work / MESSAGES).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(out / TENSORBOARD), purge_step=begin + 1, flush_secs=10)
         self._trackers = Trackers(tracking, lambda text: self.say([text]))
@@ -39,8 +41,14 @@ class TrainingLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._trackers.close()
         self._lines.close()
+        self._seen.close()
         self._messages.close()
         self._board.close()
+
+    def samples(self, step: int, ids: Sequence[str]) -> None:
+        """Append the ids of the samples of a step, before it is computed."""
+        self._seen.write(json.dumps({"step": step, "ids": ids}) + "\n")
+        self._seen.flush()
 
     def step(self, row: dict[str, Any]) -> None:
         """Append the line of one optimizer step."""

@@ -1,8 +1,9 @@
 """Base: a checkpoint that somebody else made, brought into the store so that what follows can name it.
 
-It takes a folder (`--set base.checkpoint=PATH`: a Hugging Face LLaVA checkpoint, or an artifact folder that holds one
-in `model/`) or a hub name (`--set base.hub=llava-hf/llava-1.5-7b-hf`). The files are copied, not linked: a training
-script that later writes over the user's folder must not change what the store has recorded.
+It takes a folder (`--set base.checkpoint=PATH`: a LLaVA checkpoint in Hugging Face or in the original format, or an
+artifact folder that holds one in `model/`) or a hub name (`--set base.hub=llava-hf/llava-1.5-7b-hf`,
+`--set base.hub=liuhaotian/llava-v1.5-7b`). The files are copied, not linked: a training script that later writes over
+the user's folder must not change what the store has recorded. The original format is converted on the way.
 """
 
 from __future__ import annotations
@@ -32,11 +33,8 @@ class Base(Stage):
     def run(self, ctx: RunContext) -> Artifact:
         folder = self._folder(ctx)
         shutil.rmtree(ctx.out, ignore_errors=True)
-        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
-            target = ctx.out / "model" / source.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        _bring(folder, ctx.out / "model")
+        config = json.loads((ctx.out / "model" / "config.json").read_text(encoding="utf-8"))
         return ctx.finish({"model_type": config.get("model_type"), "architectures": config.get("architectures", [])})
 
     def _folder(self, ctx: RunContext) -> Path:
@@ -48,6 +46,26 @@ class Base(Stage):
         if self.hub is not None:
             return _from_hub(self.hub)
         return find_checkpoint(self.checkpoint) if self.checkpoint else Path()
+
+
+def _bring(folder: Path, out: Path) -> None:
+    """Copy a checkpoint, or convert it. Raises InputError for what no training can go on from."""
+    from llavaflow.models import checkpoint, forms
+
+    found = checkpoint.format_of(folder)
+    if found == "lora":
+        raise InputError(
+            f"{folder} is an adapter. Merge it into the model that it was trained on first: "
+            f"pipeline checkpoint merge-lora {folder} OUT --base MODEL"
+        )
+    if found == "original":
+        checkpoint.convert(folder, out, "hf", None)
+        return
+    forms.classes(forms.form_of(str(folder)))
+    for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+        target = out / source.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 def find_checkpoint(folder: Path) -> Path:

@@ -20,12 +20,15 @@ import pytest
 from llavaflow.infra.artifact import Artifact
 from llavaflow.infra.machine import Machine
 from llavaflow.infra.store import open_store
+from llavaflow.stages._training_log import read_log
 from llavaflow.tests.stages.conftest import Bench
 from llavaflow.tests.stages.train_runs import STATES, OneWorker, changed, finetune, furthest, losses, weights
 
 pytestmark = pytest.mark.slow
 
 WHOLE: dict[str, Any] = {}
+# the ids of two epochs
+TWICE = sorted(2 * [f"s{number}" for number in range(48)])
 PROJECTOR = {"trainable": ["mm_projector"]}
 ADAPTERS = {"lora": {"r": 4, "alpha": 8}}
 MARK = "LLAVAFLOW_TEST_MARK"
@@ -124,6 +127,7 @@ def test_a_killed_run_goes_on_with_another_number_of_workers(
     ended = stage.run(replace(other.context(stage), machine=machine))
     bench, whole = unbroken(changes)
     assert ended.facts["samples"] == 48
+    assert seen(other, ended) == TWICE
     assert losses(other, ended) == pytest.approx(losses(bench, whole), abs=1e-5)
     assert furthest(weights(other, ended), weights(bench, whole)) < 1e-5
 
@@ -171,10 +175,18 @@ def test_an_interrupt_leaves_no_process_and_the_run_goes_on(
     compare(tmp_path, *unbroken(changes))
 
 
+def seen(bench: Bench, artifact: Artifact) -> list[str]:
+    """The ids of all samples that were trained on, as the workers held them; every step stands once."""
+    rows = read_log(bench.path(artifact) / "seen.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    return sorted(name for row in rows for name in row["ids"])
+
+
 def compare(store: Path, bench: Bench, whole: Artifact) -> None:
     """The artifact of the same fingerprint in a store has the losses, exactly, and the weights."""
     other = Bench(store=open_store(store))
     artifact = other.store.find(whole.fingerprint)
     assert artifact is not None
     assert losses(other, artifact) == losses(bench, whole)
+    assert seen(other, artifact) == seen(bench, whole) == TWICE
     assert furthest(weights(other, artifact), weights(bench, whole)) < 1e-5
