@@ -8,9 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from types import SimpleNamespace
 from typing import Any
 
+from llavaflow.infra.errors import InputError
+from llavaflow.models.backbone import ORIGINAL_LANGUAGES
+from llavaflow.models.forms import FORMS
 from llavaflow.models.images import count_tokens
+from llavaflow.models.language import families_of
 from llavaflow.models.templates import for_family, names
 from llavaflow.models.templates import template as template_of
 from llavaflow.pipelines._estimate import Estimate, estimate_training
@@ -76,11 +81,27 @@ def template(preflight: Preflight) -> Iterator[Problem]:
             mend = f"choose one of {', '.join(names())}"
             yield Problem(what=f"there is no template '{stage.template}'", where=where, mend=mend)
             continue
-        family = _family(stage)
-        if family and stage.template not in for_family(family):
-            fitting = ", ".join(for_family(family))
-            what = f"template '{stage.template}' is not made for {family} models"
-            yield Problem(what=what, where=where, mend=f"choose one of {fitting}")
+        families = _families(stage)
+        fitting = sorted({name for family in families for name in for_family(family)})
+        if families and stage.template not in fitting:
+            what = f"template '{stage.template}' is not made for {' or '.join(families)} models"
+            yield Problem(what=what, where=where, mend=f"choose one of {', '.join(fitting)}")
+
+
+def _families(stage: Train) -> list[str]:
+    """The families that the language model may be of: by the shape of one's own, by the name of a published one."""
+    own = _own_config(stage)
+    if own is None:
+        named = _family(stage)
+        return [named] if named else []
+    text = {**own[0], **own[0].get("text_config", {})}
+    architecture = " ".join(text.get("architectures", ()))
+    kind = next((kind for word, kind in ORIGINAL_LANGUAGES.items() if f"Llava{word}" in architecture), None)
+    shape = SimpleNamespace(model_type=kind or text.get("model_type"), vocab_size=text.get("vocab_size", 0))
+    try:
+        return [family.name for family in families_of(shape)]
+    except InputError:
+        return []
 
 
 def _family(stage: Train) -> str | None:
@@ -175,16 +196,26 @@ def grouping(preflight: Preflight) -> Iterator[Problem]:
 def start(preflight: Preflight) -> Iterator[Problem]:
     """A checkpoint of one's own is trained further as it was made: pictures cut or padded, and the same layer."""
     for name, stage in _trains(preflight):
-        origin = stage.base.stage if stage.base else None
-        if not isinstance(origin, Base) or origin.checkpoint is None:
-            continue
+        own = _own_config(stage)
+        if own is not None:
+            yield from _start(name, stage, *own)
+
+
+def _own_config(stage: Train) -> tuple[dict[str, Any], str] | None:
+    """The configuration of a checkpoint that lies on this machine, and where it is."""
+    origin = stage.base.stage if stage.base else None
+    if isinstance(origin, Base) and origin.checkpoint is not None:
         for folder in (origin.checkpoint / "model", origin.checkpoint):
             if (config := folder / "config.json").is_file():
-                yield from _start(name, stage, json.loads(config.read_text("utf-8")), str(config))
-                break
+                return json.loads(config.read_text("utf-8")), str(config)
+    return None
 
 
 def _start(name: str, stage: Train, config: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    if config.get("model_type") not in FORMS and not any(key.startswith("mm_") for key in config):
+        what = f"a '{config.get('model_type')}' model is no LLaVA"
+        yield Problem(what=what, where=where, mend=f"give one of {', '.join(FORMS)}, or one in the original format")
+        return
     tiles = config.get("image_aspect_ratio") == "anyres" or config.get("model_type") == "llava_next"
     if tiles != (stage.image_aspect == "anyres"):
         made = "in tiles (anyres)" if tiles else "without tiles"

@@ -163,7 +163,20 @@ def scheduler_in_deepspeeds_file(case: Case) -> None:
 
 
 def tiles_from_a_checkpoint_without(case: Case) -> None:
-    (case.folder / "config.json").write_text(json.dumps({"image_aspect_ratio": "anyres", "mm_vision_select_layer": -2}))
+    own_base(case, {"image_aspect_ratio": "anyres", "mm_vision_select_layer": -2})
+
+
+def a_chat_model_of_another_family(case: Case) -> None:
+    text = {"model_type": "llama", "vocab_size": 64064}
+    own_base(case, {"model_type": "llava", "vision_feature_layer": -2, "text_config": text})
+
+
+def no_llava(case: Case) -> None:
+    own_base(case, {"model_type": "clip", "text_config": {}})
+
+
+def own_base(case: Case, config: dict[str, Any]) -> None:
+    (case.folder / "config.json").write_text(json.dumps(config))
     origin = Base(checkpoint=case.folder)
     # no projector of an earlier stage: it is in the checkpoint
     case.stages(base=origin)
@@ -257,6 +270,8 @@ TROUBLES: tuple[tuple[str, Callable[[Case], None], str, str], ...] = (
     ("20 one modality, grouped", setting("pretrain", batching="grouped"), "grouping", "every sample has a picture"),
     ("21 <image> without an image", record(**turns("<image><image> Two?", "One.")), "image_tokens", "image-count"),
     ("23 tiles finetuned without", tiles_from_a_checkpoint_without, "start", "in tiles"),
+    ("1 a template of another family's, on one's own model", a_chat_model_of_another_family, "template", "made for yi"),
+    ("a base that is no LLaVA", no_llava, "start", "a 'clip' model is no LLaVA"),
     ("24 a rate for a tower that is frozen", setting("finetune", vision_lr=2e-6), "trainable", "vision_tower"),
     ("24 adapters on nothing", setting("pretrain", lora=ADAPTERS), "trainable", "language_model does not train"),
     ("26 bf16 on a chip without", old_chip, "precision", "has no bf16"),
