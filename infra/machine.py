@@ -4,7 +4,7 @@
     a100-80g:2x8    two nodes of 8 GPUs
     a100-40g@2048   micro-steps of 2,048 tokens per GPU: less memory, more accumulation, the same result
     cpu             this computer
-    box.toml:1x2    a machine of your own: a TOML file with the fields below
+    box.toml:1x2    a machine of your own: a TOML file with the fields below; `like = "a100-40g"` fills in the others
 
 Adding a kind is one entry in KINDS. Peak rates are the vendors' dense half-precision tensor figures (bf16 where the
 chip has it, fp16 with fp32 accumulation otherwise), and single precision outside the tensor cores for float32, which is
@@ -30,7 +30,8 @@ from llavaflow.infra.prices import GPU_HOUR
 class Machine:
     """Nodes of one kind: GPUs, memory and rates per node or GPU, and what an hour costs (None: no public price).
 
-    row_tokens: of one micro-step on one device; 0 lets its memory decide.
+    trained_tflops: half precision, everything in it, as published for training a language model of our size on this
+    chip; 0 where the planner's constants hold. row_tokens: of one micro-step on one device; 0 lets its memory decide.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Machine:
     memory_gib: float = 8.0
     peak_tflops: float = 0.0
     float32_tflops: float = 0.0
+    trained_tflops: float = 0.0
     memory_gbs: float = 0.0
     link_gbs: float = 0.0
     network_gbs: float = 25.0
@@ -81,12 +83,18 @@ def _gpu(
         float32_tflops=single,
         memory_gbs=memory_gbs,
         link_gbs=link_gbs,
+        trained_tflops=TRAINED_TFLOPS.get(kind, 0.0),
         bf16=kind not in BEFORE_BF16,
         usd_per_gpu_hour=GPU_HOUR.get(kind),
     )
 
 
 BEFORE_BF16 = ("v100-32g",)
+
+# The first tensor cores are far from their peak in training, and no flash attention runs on them. Megatron-LM trained
+# 8.3 billion parameters on 512 V100 at 15.1 PFLOP/s (arXiv 1909.08053). On A100 the same code reached 142 TFLOP/s a
+# chip at 7.5 billion (arXiv 2104.04473), which is what the planner's constants come to there.
+TRAINED_TFLOPS = {"v100-32g": 15_100 / 512}
 
 # kind, title, memory GiB, half precision and float32 TFLOP/s, memory and link GB/s
 KINDS: dict[str, Machine] = {
@@ -135,21 +143,39 @@ def _kind(kind: str) -> Machine:
 
 
 def load(path: Path) -> Machine:
-    """A machine described by a TOML file with the fields of Machine; `kind` defaults to the file's name."""
+    """A machine described by a TOML file with the fields of Machine; `kind` defaults to the file's name.
+
+    `like` names a kind whose fields hold where the file says nothing. Raises InputError for a machine that cannot be.
+    """
     try:
         table = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the machine file {path}: {error}.") from error
+    like = table.pop("like", None)
+    if like is not None and like not in KINDS:
+        raise unknown("machine", str(like), KINDS, f"{path}, like")
     types = {field.name: type(field.default) for field in dataclasses.fields(Machine)}
     types |= {"kind": str, "usd_per_gpu_hour": float}
     for name, value in table.items():
         if name not in types:
-            raise unknown("machine field", name, types, str(path))
+            raise unknown("machine field", name, [*types, "like"], str(path))
         # TOML's 80 is an int where we mean 80.0
         table[name] = float(value) if types[name] is float and type(value) is int else value
         if type(table[name]) is not types[name]:
             raise InputError(f"{path}: {name} must be {types[name].__name__}, not {value!r}.")
-    return Machine(**{"kind": path.stem, **table})
+    base = KINDS[like] if like is not None else Machine(kind="")
+    return _possible(dataclasses.replace(base, **{"kind": path.stem, **table}), path)
+
+
+def _possible(machine: Machine, path: Path) -> Machine:
+    """The machine, unless a number of it makes no sense."""
+    numbers = {name: value for name, value in vars(machine).items() if type(value) in (int, float)}
+    wrong = next((name for name, value in numbers.items() if value < (name in ("nodes", "cores"))), None)
+    if wrong:
+        raise InputError(f"{path}: {wrong} is {numbers[wrong]}; at least {int(wrong in ('nodes', 'cores'))} is needed.")
+    if machine.gpus and not machine.gpu_memory_gib:
+        raise InputError(f"{path}: {machine.gpus} GPUs without gpu_memory_gib. Say how much memory each has.")
+    return machine
 
 
 def this_machine() -> Machine:

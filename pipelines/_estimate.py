@@ -40,10 +40,12 @@ def estimate_training(
 ) -> Estimate:
     """Batch, memory and hours of a training stage. `facts`: of its data, once built. `name`: as the recipe calls it."""
     split = split_batch(stage, machine)
-    job = read_job(stage, facts, bf16=machine.bf16 or not machine.gpus)
-    if job is None or not machine.gpus or not split.accumulation:
-        return Estimate(split=split, job=job, notes=tuple(filter(None, _notes(split, job, machine))))
+    job = read_job(stage, facts)
+    if job is None or not split.accumulation:
+        return Estimate(split=split, job=job, notes=tuple(filter(None, _notes(split, job, machine, stage.precision))))
     tokens = micro_tokens(job, split)
+    if not machine.gpus:
+        return _on_cpu(job, split, machine, estimate_memory(job, machine.ranks, tokens))
     memory = estimate_memory(job, machine.ranks, tokens)
     host = host_memory_gib(job, machine)
     fits = memory.fits(machine) and host <= HOST_SHARE * machine.memory_gib
@@ -56,11 +58,20 @@ def estimate_training(
         memory=memory,
         hours=hours,
         change=change,
-        notes=tuple(filter(None, [*notes, *_notes(split, job, machine)])),
+        notes=tuple(filter(None, [*notes, *_notes(split, job, machine, stage.precision)])),
     )
 
 
-def _notes(split: Split, job: TrainingJob | None, machine: Machine) -> Iterator[str]:
+def _on_cpu(job: TrainingJob, split: Split, machine: Machine, memory: Memory) -> Estimate:
+    """A full-size model without a GPU: its workers share the memory of the computer, and nobody knows the hours."""
+    need = memory.total * machine.ranks / machine.nodes
+    change = f"{need:.0f} GiB of memory are needed, {machine.memory_gib:.0f} are there: choose a --machine with GPUs"
+    if need <= machine.memory_gib:
+        return Estimate(split=split, job=job, memory=memory)
+    return Estimate(split=split, job=job, memory=memory, change=change, notes=(f"does not fit: {change}",))
+
+
+def _notes(split: Split, job: TrainingJob | None, machine: Machine, precision: str) -> Iterator[str]:
     """What a reader must know of an estimate, or why there is none."""
     yield split.problem
     if not machine.gpus:
@@ -71,8 +82,17 @@ def _notes(split: Split, job: TrainingJob | None, machine: Machine) -> Iterator[
         yield "hours not estimated: nobody counted the lengths of this data"
     else:
         yield f"lengths: {job.lengths.basis}" if job.lengths.basis else ""
-    if job is not None and not machine.bf16 and job.arithmetic == "float32":
-        yield f"{machine.kind} has no bf16: estimated in float32"
+    if job is not None and job.lengths is not None and not (machine.peak_tflops and machine.memory_gbs):
+        yield f"hours not estimated: peak_tflops and memory_gbs of {machine.kind} are not known"
+    if job is not None and not machine.bf16 and precision == "bf16":
+        yield f"{machine.kind} has no bf16: estimated in fp16 (set precision=fp16)"
+
+
+def unfit(stages: Mapping[str, Stage], machine: Machine) -> Iterator[str]:
+    """A sentence for every training that would not fit into this machine's memory."""
+    for name, stage in stages.items():
+        if isinstance(stage, Train) and (change := estimate_training(stage, machine, name=name).change):
+            yield f"{name} does not fit on {machine.name}: {change}"
 
 
 def refuse_impossible_batches(stages: Mapping[str, Stage], machine: Machine) -> None:

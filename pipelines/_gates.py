@@ -11,10 +11,11 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -25,8 +26,12 @@ from llavaflow.pipelines._job import TrainingJob, read_job, texts
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages._identity import Resolved, resolve
 from llavaflow.stages._stage import Stage
+from llavaflow.stages._trackers import SETTING as TRACKERS
 from llavaflow.stages.base import Base
+from llavaflow.stages.evaluate import Evaluate
+from llavaflow.stages.judge import Judge
 from llavaflow.stages.own_data import OwnData
+from llavaflow.stages.synthesize import Synthesize
 from llavaflow.stages.train import Train
 
 T = TypeVar("T")
@@ -83,8 +88,8 @@ class Preflight:
 Gate = Callable[[Preflight], Iterator[Problem]]
 
 
-def packages(_: Preflight) -> Iterator[Problem]:
-    """Every package that we declare is there, in a version within its bounds."""
+def packages(preflight: Preflight) -> Iterator[Problem]:
+    """Every package that we declare, and that a stage wants beside them, is there in a version within its bounds."""
     from packaging.requirements import Requirement
 
     for line in metadata.requires("llavaflow") or ():
@@ -99,6 +104,16 @@ def packages(_: Preflight) -> Iterator[Problem]:
         if not requirement.specifier.contains(found, prereleases=True):
             what = f"{requirement.name} {found} is outside {requirement.specifier}"
             yield Problem(what=what, where=sys.prefix, mend=f"pip install '{line}'")
+
+
+    quantized = [name for name, stage in preflight.waiting() if isinstance(stage, Train) and _rounded(stage)]
+    if quantized and find_spec("bitsandbytes") is None:
+        what = "bitsandbytes is not installed, which holds the language model in few bits"
+        yield Problem(what=what, where=f"{quantized[0]}.lora.quantization", mend="pip install bitsandbytes")
+
+
+def _rounded(stage: Train) -> bool:
+    return stage.lora is not None and stage.lora.quantization is not None
 
 
 def backport(_: Preflight) -> Iterator[Problem]:
@@ -141,6 +156,13 @@ def files(preflight: Preflight) -> Iterator[Problem]:
         if isinstance(stage, Base) and (stage.checkpoint is None) == (stage.hub is None):
             mend = f"--set {name}.checkpoint=FOLDER or --set {name}.hub=NAME, one of them"
             yield Problem(what="no checkpoint to start from is given", where=name, mend=mend)
+
+
+def refuse_unnamed(recipe: Recipe, store: ArtifactStore, machine: Machine, missing: Collection[str]) -> None:
+    """Raise InputError when a stage that would be made waits for what only its user can name."""
+    for problem in files(Preflight(recipe, store, machine)):
+        if problem.where.partition(".")[0] in missing:
+            raise InputError(f"nothing was started: {problem.where}: {problem.what}. Mend it with {problem.mend}.")
 
 
 def disk(preflight: Preflight) -> Iterator[Problem]:
@@ -190,19 +212,56 @@ def ports(_: Preflight) -> Iterator[Problem]:
 
 
 def credentials(preflight: Preflight) -> Iterator[Problem]:
-    """Paid services and gated models have their keys in the environment."""
-    from llavaflow.stages._teacher import MODEL
-
-    asked = {name: getattr(stage, "model", MODEL) for name, stage in preflight.of_type("Synthesize")}
-    for name, model in asked.items():
-        if model != MODEL and not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
-            mend = f"set OPENAI_API_KEY, or OPENAI_BASE_URL for another service, or --set {name}.model={MODEL}"
+    """Paid services, trackers and gated models have their keys in the environment."""
+    if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
+        for field, model, local in _paid(preflight):
+            mend = f"set OPENAI_API_KEY, or OPENAI_BASE_URL for another service, or --set {field}={local}"
             yield Problem(what=f"no key to ask {model}", where="environment", mend=mend)
-    if not (os.environ.get("HF_TOKEN") or Path("~/.cache/huggingface/token").expanduser().exists()):
+    if "wandb" in os.environ.get(TRACKERS, "") and not (os.environ.get("WANDB_API_KEY") or _home(".netrc").exists()):
+        mend = "set WANDB_API_KEY, or WANDB_MODE=offline, or run `wandb login`"
+        if os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+            yield Problem(what=f"no key for Weights & Biases, which {TRACKERS} names", where="environment", mend=mend)
+    if not (os.environ.get("HF_TOKEN") or _home(".cache/huggingface/token").exists()):
         for name, stage in preflight.waiting():
             for text in sorted({text for text in texts(stage) if text.lower().startswith(GATED)}):
                 mend = f"accept its licence at https://huggingface.co/{text} and set HF_TOKEN"
                 yield Problem(what=f"{text} is gated and there is no token", where=name, mend=mend)
 
 
-ENVIRONMENT: tuple[Gate, ...] = (packages, backport, img2dataset, store, files, disk, memory, ports, credentials)
+def _paid(preflight: Preflight) -> Iterator[tuple[str, str, str]]:
+    """The field of every model that a waiting stage asks over the network, its name, and who answers without a key."""
+    from llavaflow.stages._local_judge import NAME
+    from llavaflow.stages._teacher import MODEL
+
+    for name, stage in preflight.waiting():
+        if isinstance(stage, Synthesize) and stage.model != MODEL:
+            yield f"{name}.model", stage.model, MODEL
+        elif isinstance(stage, (Evaluate, Judge)) and stage.review and stage.review.model != NAME:
+            yield f"{name}.review.model", stage.review.model, NAME
+
+
+def _home(path: str) -> Path:
+    return Path("~", path).expanduser()
+
+
+def environment(preflight: Preflight) -> Iterator[Problem]:
+    """Kernels and trackers that the environment asks for are known and installed: a training would end over them."""
+    from llavaflow.models import kernels
+    from llavaflow.stages import _trackers
+
+    if not preflight.of_type("Train"):
+        return
+    readers: tuple[tuple[str, Callable[[str], object]], ...] = (
+        (kernels.SETTING, kernels.parse),
+        (_trackers.SETTING, _trackers.parse),
+    )
+    for variable, parse in readers:
+        try:
+            parse(os.environ.get(variable, ""))
+        except InputError as error:
+            yield Problem(what=str(error), where=f"environment, {variable}", mend=f"unset {variable}, or mend it")
+
+
+ENVIRONMENT: tuple[Gate, ...] = (
+    packages, environment, backport, img2dataset, store, files, disk, memory, ports, credentials,
+)  # fmt: skip

@@ -10,15 +10,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
+import orjson
+
+from llavaflow.datasets._images import ImageFolder
+from llavaflow.datasets._mixture import MIXTURES
 from llavaflow.infra.errors import InputError
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
+from llavaflow.pipelines._volume import estimate_volume
+from llavaflow.stages._exam import QUESTIONS
+from llavaflow.stages.download import Download
+from llavaflow.stages.mix import Mix
 from llavaflow.stages.own_data import OwnData
+from llavaflow.stages.questions import Questions
 from llavaflow.stages.train import Train
 
 SAMPLE = 1000
 # below this a whole language model learns its records by heart
 SMALL = 500
+# below the expected yield, so that a somewhat worse week does not stop a download
+MARGIN = 0.05
 IMAGES = ("missing-image", "broken-image", "image-too-large", "wrong-extension")
 MARKS = ("image-count-mismatch", "image-in-answer", "plain-needs-one-image-pair")
 MEND = {
@@ -40,7 +52,7 @@ class Look:
 
 def _own(preflight: Preflight) -> Iterator[tuple[str, OwnData, Look]]:
     for name, stage in preflight.waiting():
-        if isinstance(stage, OwnData) and stage.file is not None and stage.file.exists():
+        if isinstance(stage, OwnData) and stage.file is not None and all(map(Path.exists, stage.outside().values())):
             yield name, stage, preflight.remembered(f"records of {name}", partial(_look, stage))
 
 
@@ -115,4 +127,59 @@ def small_data(preflight: Preflight) -> Iterator[Problem]:
                 yield Problem(what=what, where=name, mend=mend, warning=True)
 
 
-DATA: tuple[Gate, ...] = (records, images, image_tokens, reserved_strings, small_data)
+def mixture(preflight: Preflight) -> Iterator[Problem]:
+    """A mixture under a published name has all of its parts, and holds each against the published count."""
+    for name, stage in preflight.waiting():
+        published = MIXTURES.get(stage.mixture) if isinstance(stage, Mix) else None
+        if not isinstance(stage, Mix) or published is None:
+            continue
+        given = {component.name: component for component in stage.components}
+        wanted = [part for part in published.parts if part.expected and not part.unpublished]
+        for part in wanted:
+            if part.name not in given:
+                what = f"{part.name} with its {part.expected:,} records is missing from {published.name}"
+                mend = "add the component; published scores are of the whole mixture"
+                yield Problem(what=what, where=f"{name}.components", mend=mend, warning=not stage.strict)
+            elif stage.strict and given[part.name].expected != part.expected:
+                what = f"{part.name} is held against {given[part.name].expected}, published are {part.expected:,}"
+                mend = f"--set '{name}.components[{list(given).index(part.name)}].expected={part.expected}'"
+                yield Problem(what=what, where=f"{name}.components", mend=mend)
+
+
+def addresses(preflight: Preflight) -> Iterator[Problem]:
+    """A download does not ask for more images than the dead addresses of its set leave."""
+    for name, stage in preflight.waiting():
+        if isinstance(stage, Download) and (loss := estimate_volume(stage).expected_loss):
+            if stage.success_floor > 1 - loss:
+                what = f"{stage.success_floor:.0%} of the images must come, users have lost {loss:.0%} of such a set"
+                mend = f"--set {name}.success_floor={1 - loss - MARGIN:.2f}, or take the published archive of images"
+                yield Problem(what=what, where=f"{name}.success_floor", mend=mend)
+
+
+def questions(preflight: Preflight) -> Iterator[Problem]:
+    """Every benchmark that is asked has its questions in the folder, and the first of them their pictures."""
+    for _, stage in preflight.waiting():
+        if not isinstance(stage, Questions) or not stage.folder.is_dir():
+            continue
+        there = ", ".join(sorted(entry.name for entry in stage.folder.glob("*/"))) or "nothing"
+        for benchmark in stage.benchmarks:
+            file = stage.folder / benchmark / QUESTIONS
+            if not file.is_file():
+                mend = f"put it there (`pipeline show benchmark:{benchmark}` tells how), or ask other benchmarks"
+                what = f"{benchmark} has no {QUESTIONS}; the folder holds {there}"
+                yield Problem(what=what, where=str(file), mend=mend)
+            elif missing := _pictures_missing(stage.folder, file):
+                what = f"{benchmark}: {len(missing)} pictures of its first questions are missing, such as {missing[0]}"
+                yield Problem(what=what, where=str(stage.folder / "images"), mend="put them there")
+
+
+def _pictures_missing(folder: Path, file: Path) -> list[str]:
+    with file.open("rb") as lines:
+        rows = [orjson.loads(line) for line in islice(lines, SAMPLE) if line.strip()]
+    images = ImageFolder(folder / "images")
+    return [image for row in rows if (image := str(row.get("image") or "")) and images.find(image) is None]
+
+
+DATA: tuple[Gate, ...] = (
+    records, images, image_tokens, reserved_strings, small_data, mixture, addresses, questions,
+)  # fmt: skip

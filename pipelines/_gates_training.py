@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +20,10 @@ from llavaflow.models.language import families_of
 from llavaflow.models.templates import for_family, names
 from llavaflow.models.templates import template as template_of
 from llavaflow.pipelines._estimate import Estimate, estimate_training
+from llavaflow.pipelines._from_zoo import unlike, zoo_row
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
 from llavaflow.pipelines._job import image_rule, texts
+from llavaflow.stages._answerer import Checkpoint
 from llavaflow.stages.base import Base
 from llavaflow.stages.evaluate import Evaluate
 from llavaflow.stages.train import Train
@@ -58,7 +61,9 @@ def gpu_memory(preflight: Preflight) -> Iterator[Problem]:
     for name, stage in _trains(preflight):
         found = _estimate(preflight, stage)
         if found.memory and found.change:
-            what = f"{found.memory.total:.0f} GiB are needed, {preflight.machine.gpu_memory_gib:.0f} are there"
+            box = preflight.machine
+            there = f"{box.gpu_memory_gib:.0f}" if box.gpus else "no GPUs"
+            what = f"{found.memory.total:.0f} GiB per device are needed, {there} are there"
             yield Problem(what=what, where=f"{name} on {preflight.machine.name}", mend=found.change)
 
 
@@ -160,6 +165,9 @@ def schedule(preflight: Preflight) -> Iterator[Problem]:
             mend = "choose zero 2 or 3 when offload is cpu"
             yield Problem(what=f"there are no DeepSpeed settings {file}", where=f"{name}.zero", mend=mend)
             continue
+        if stage.zero == 3 and stage.lora is not None and stage.lora.quantization is not None:
+            mend = f"--set {name}.zero=2, as upstream has"
+            yield Problem(what="ZeRO-3 cannot divide quantised weights", where=f"{name}.zero", mend=mend)
         for key in {"scheduler", "optimizer"} & set(json.loads(place.read_text())):
             yield Problem(what=f"{file} sets a {key}", where=str(place), mend=f"remove `{key}` from it")
 
@@ -194,10 +202,17 @@ def grouping(preflight: Preflight) -> Iterator[Problem]:
 
 
 def start(preflight: Preflight) -> Iterator[Problem]:
-    """A checkpoint of one's own is trained further as it was made: pictures cut or padded, and the same layer."""
+    """A checkpoint is trained further as it was made (pictures cut or padded, the same layer), and is a whole one."""
     for name, stage in _trains(preflight):
-        own = _own_config(stage)
-        if own is not None:
+        origin = stage.base.stage if stage.base else None
+        row = zoo_row(origin)
+        for what, mend in unlike(preflight.recipe, name, row) if row else ():
+            yield Problem(what=f"{row.weights if row else ''}: {what}", where=name, mend=mend)
+        folder = origin.checkpoint if isinstance(origin, Base) else None
+        if folder is not None and (folder / "adapter_config.json").is_file():
+            mend = f"`pipeline checkpoint merge-lora {folder} OUT --base MODEL`, and start from OUT"
+            yield Problem(what="it holds adapters and no whole model", where=str(folder), mend=mend)
+        elif (own := _own_config(stage)) is not None:
             yield from _start(name, stage, *own)
 
 
@@ -227,13 +242,43 @@ def _start(name: str, stage: Train, config: Mapping[str, Any], where: str) -> It
         yield Problem(what=what, where=where, mend=f"--set {name}.select_layer={layer}")
 
 
-def evaluation(preflight: Preflight) -> Iterator[Problem]:
-    """Questions are put in the template that the model was trained in: another one costs half of the score."""
-    for name, stage in preflight.waiting():
-        model = stage.model if isinstance(stage, Evaluate) else None
-        if not isinstance(stage, Evaluate) or not isinstance(model, Train):
+def tokenizer(preflight: Preflight) -> Iterator[Problem]:
+    """The mark that ends an answer is one token of the tokenizer, where its files are here to be read."""
+    for name, stage in _trains(preflight):
+        file = _tokenizer_file(stage)
+        if file is None or stage.template not in names():
             continue
-        if not {stage.template, model.template} <= set(names()):
+        table = json.loads(file.read_text("utf-8"))
+        vocabulary = {token["content"] for token in table.get("added_tokens", [])}
+        pieces = table.get("model", {}).get("vocab", {})
+        vocabulary |= {*pieces} if isinstance(pieces, dict) else {piece for piece, _ in pieces}
+        marks = [mark for mark in template_of(stage.template).stop if mark.startswith("<") and mark not in vocabulary]
+        if marks:
+            what = f"template '{stage.template}' ends answers with {marks[0]}, which is no token of the tokenizer"
+            mend = f"--set {name}.template=NAME made for this model, or take the tokenizer that belongs to it"
+            yield Problem(what=what, where=str(file), mend=mend)
+
+
+def _tokenizer_file(stage: Train) -> Path | None:
+    """`tokenizer.json` of the language model or checkpoint, on this disk; None where it is not here yet."""
+    model = stage.base or stage.language
+    origin = model.stage if model else None
+    folders = [model.path / model.folder] if model and model.path else []
+    if isinstance(origin, Base) and origin.checkpoint:
+        folders = [origin.checkpoint / "model", origin.checkpoint]
+    return next((folder / "tokenizer.json" for folder in folders if (folder / "tokenizer.json").is_file()), None)
+
+
+def evaluation(preflight: Preflight) -> Iterator[Problem]:
+    """Questions are put in the template that the model was trained in, and adapters come with their base."""
+    for name, stage in preflight.waiting():
+        if not isinstance(stage, Evaluate):
+            continue
+        model = stage.model
+        if isinstance(model, Checkpoint) and model.base is None and (model.path / "adapter_config.json").is_file():
+            mend = f"--set {name}.model.base=FOLDER with the language model that they were trained on"
+            yield Problem(what="it holds adapters and no base is given", where=f"{name}.model.path", mend=mend)
+        if not isinstance(model, Train) or not {stage.template, model.template} <= set(names()):
             continue
         if template_of(stage.template).name != template_of(model.template).name:
             what = f"it asks in template '{stage.template}', the model learned '{model.template}'"
@@ -242,6 +287,6 @@ def evaluation(preflight: Preflight) -> Iterator[Problem]:
 
 
 TRAINING: tuple[Gate, ...] = (
-    global_batch, gpu_memory, precision, template, projector, length, saving, schedule, trainable, grouping, start,
-    evaluation,
+    global_batch, gpu_memory, precision, template, tokenizer, projector, length, saving, schedule, trainable, grouping,
+    start, evaluation,
 )  # fmt: skip

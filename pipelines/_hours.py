@@ -4,9 +4,10 @@ Per token and parameter of the blocks: 2 FLOPs forward, 2 more where blocks are 
 inputs (a frozen model passes gradients on as well), 2 to the weights that train. Tokens are those that the devices
 work on, padding included. Matrix products run at the rate of their arithmetic: half precision on tensor cores, float32
 beside them, sixteen times slower on an A100 and eight on a V100. Elementwise work is bound by memory, not by it, and
-ZeRO-3 sends every weight of the model three times per micro-step. The constants are those under which the
-worst of the published times is nearest (tests/pipelines/test_hours.py has them, and what each would be estimated at by
-the others alone).
+ZeRO-3 sends every weight of the model three times per micro-step. Where a chip's throughput in training has been
+published and is far from what the constants come to (V100), it takes their place. The constants are those under which
+the worst of the published times is nearest (tests/pipelines/test_hours.py has them, and what each would be estimated
+at by the others alone).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from llavaflow.pipelines._lengths import Lengths
 # share of the peak that matrix products reach
 UTILISATION = 0.65
 # memory traffic of a block per token, in hidden vectors, forward, again and backward
-TRAFFIC_VECTORS = 650.0
+TRAFFIC_VECTORS = 600.0
 # share of the link that collectives reach
 LINK_SHARE = 0.4
+# a stage's start and end, not fitted: processes, weights into memory, first steps, the model written out
+AROUND_HOURS = 1 / 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +41,29 @@ def estimate_hours(
     job: TrainingJob, machine: Machine, *, per_device: int, row_tokens: int, constants: Constants | None = None
 ) -> float | None:
     """Wall-clock hours of the whole stage; None without a length census, or where the machine's rate is not known."""
-    rate = machine.peak_tflops if job.arithmetic == "half" else machine.float32_tflops
+    known, half = constants or Constants(), job.arithmetic == "half"
+    rate = machine.peak_tflops if half else machine.float32_tflops
     if job.lengths is None or not machine.gpus or not rate or not machine.memory_gbs:
         return None
-    known = constants or Constants()
     tokens = job.lengths.computed(job.image_tokens, job.max_length, per_device=per_device, batching=job.batching)
-    arithmetic = flops(job, job.lengths, tokens) / (rate * 1e12 * known.utilisation)
+    work = flops(job, job.lengths, tokens, flash=machine.bf16)
     bytes_moved = tokens * job.language.layers * job.language.hidden * job.weight_bytes * known.traffic_vectors
-    memory = bytes_moved / (machine.memory_gbs * 1e9)
-    seconds = (arithmetic + memory) / machine.devices
+    seconds = work / (rate * 1e12 * known.utilisation) + bytes_moved / (machine.memory_gbs * 1e9)
+    if half and machine.trained_tflops:
+        seconds = work / (machine.trained_tflops * 1e12)
+    seconds /= machine.devices
     samples = job.lengths.samples
     micro_steps = (tokens / row_tokens if job.batching == "packed" else samples / per_device) / machine.devices
-    return job.epochs * (seconds + micro_steps * _traffic_s(job, machine, known)) / 3600
+    return AROUND_HOURS + job.epochs * (seconds + micro_steps * _traffic_s(job, machine, known)) / 3600
 
 
-def flops(job: TrainingJob, lengths: Lengths, tokens: float) -> float:
-    """FLOPs of one epoch over these tokens."""
+def flops(job: TrainingJob, lengths: Lengths, tokens: float, *, flash: bool = True) -> float:
+    """FLOPs of one epoch over these tokens. Without flash attention, causal attention works on the whole square."""
     again = 2 if job.checkpointing else 0
     learn = 2 if job.trains_language and not job.lora_rank else 0
     language = (2 + again + 2 + learn) * job.language.matrices * tokens
-    # scores and weighted values, causal: half of the square
-    context = tokens / lengths.samples
+    # scores and weighted values
+    context = tokens / lengths.samples * (1 if flash else 2)
     attention = (2 + again + 4) * job.language.layers * job.language.hidden * tokens * context
     head = 6 * job.language.vocab * job.language.hidden * tokens * 0.3
     return language + attention + head + lengths.pictures * job.tiles * picture_flops(job)

@@ -177,7 +177,7 @@ def _training_row(row: PlanRow, stage: Train, machine: Machine, facts: Mapping[s
         global_batch=stage.global_batch,
         per_device_batch=found.split.per_device,
         grad_accum=found.split.accumulation,
-        gpu_memory_gib=round(found.memory.total, 1) if found.memory else None,
+        gpu_memory_gib=round(found.memory.total, 1) if found.memory and machine.gpus else None,
         fits=found.fits,
         hours=round(hours, 2) if hours is not None else None,
         cost_usd=round(hours * machine.devices * price, 2) if hours is not None and price is not None else None,

@@ -82,11 +82,10 @@ def _download(stage: Download) -> Volume:
         return Volume(images=getattr(stage.urls, "urls", None))
     named = _table()["mixtures"].get(mixture_of(texts(stage)), ())
     known = _table()["sets"][named[0] if len(named) == 1 else WEB]
-    counted = _rows(stage.urls)
+    counted, loss = _rows(stage.urls), known.get("dead", 0.0)
     images = counted if counted is not None else known["files"] if len(named) == 1 else None
     if images is None:
-        return Volume(basis="the addresses of its table cannot be counted yet")
-    loss = known.get("dead", 0.0)
+        return Volume(expected_loss=loss, basis="the addresses of its table cannot be counted yet")
     arrive = round(images * (1 - loss)) * known["bytes"]
     return Volume(
         images=images, fetch_bytes=arrive, store_bytes=arrive, expected_loss=loss, basis=f"images: {known['source']}"
@@ -146,6 +145,6 @@ def _weights(stage: Train | Publish | ZooWeights) -> int | None:
     job = read_job(stage)
     if job is None:
         return None
-    each = 2 if stage.precision == "bf16" else 4
+    each = 4 if stage.precision == "float32" else 2
     whole = job.parameters if stage.trainable != ("mm_projector",) else 0
     return each * (whole + job.adapters + job.projector_parameters)

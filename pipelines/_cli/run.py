@@ -50,7 +50,8 @@ def command(
     """Run RECIPE: what the store lacks is made, stage by stage."""
     from llavaflow.infra.console import stdout_to_stderr, terminal
     from llavaflow.infra.context import Budget
-    from llavaflow.pipelines._estimate import refuse_impossible_batches
+    from llavaflow.pipelines._estimate import refuse_impossible_batches, unfit
+    from llavaflow.pipelines._gates import refuse_unnamed
     from llavaflow.pipelines._plan import make_plan, refuse_past_budget
     from llavaflow.pipelines._run import prepare
     from llavaflow.pipelines._summary import render
@@ -61,6 +62,9 @@ def command(
     run = prepare(recipe, store, machine, stage=stage, only=only, refresh=refresh, budget=budget)
     missing = {name: recipe.stages[name] for name in run.selected if run.resolved[name].artifact is None}
     refuse_impossible_batches(missing, machine)
+    refuse_unnamed(recipe, store, machine, missing)
+    for warning in unfit(missing, machine):
+        click.echo(f"warning: {warning}", err=True)
     code = 0
     if dry_run:
         run.look()

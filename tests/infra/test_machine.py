@@ -48,6 +48,38 @@ def test_a_file_describes_a_machine_of_ones_own(tmp_path: Path) -> None:
         parse(str(box))
 
 
+def test_a_machine_like_another_names_what_differs(tmp_path: Path) -> None:
+    box = tmp_path / "box.toml"
+    box.write_text('like = "a100-40g"\ngpus = 4\nusd_per_gpu_hour = 1\n')
+    found = parse(f"{box}")
+    assert (found.kind, found.gpus, found.gpu_memory_gib, found.usd_per_gpu_hour) == ("box", 4, 40, 1.0)
+    assert found.peak_tflops == parse("a100-40g").peak_tflops
+    box.write_text('like = "a100-41g"\n')
+    with pytest.raises(InputError, match="Did you mean a100-40g"):
+        parse(str(box))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("nodes = 0", "nodes is 0; at least 1"),
+        ("gpus = -1", "gpus is -1; at least 0"),
+        ("gpus = 2", "2 GPUs without gpu_memory_gib"),
+        ("gpus = 1\ngpu_memory_gib = 8\npeak_tflops = -3", "peak_tflops is -3.0"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "box.toml").write_text(text)
+    with pytest.raises(InputError, match=told):
+        parse(str(tmp_path / "box.toml"))
+
+
+def test_tokens_of_a_micro_step_are_part_of_the_spec() -> None:
+    box = parse("a100-40g:2x4@2048")
+    assert (box.nodes, box.gpus, box.row_tokens, box.name) == (2, 4, 2048, "a100-40g:2x4@2048")
+    assert parse("h100@512").row_tokens == 512 and parse("cpu@512").name == "cpu@512"
+
+
 def test_this_machine_has_cores_and_memory() -> None:
     here = this_machine()
     assert here.cores >= 1 and here.memory_gib > 0
