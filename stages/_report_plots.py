@@ -12,7 +12,8 @@ TITLES = {"images": "with images", "shuffled": "images shuffled", "blank": "imag
 RADAR_LEAST = 3
 CATEGORIES_LEAST = 3
 NOT_CATEGORIES = ("all", "with_failed", "rows", "runs")
-REPORTED = ("relative", "points", "f1", "accuracy")
+# the number of a category that the field reports, and what makes a percentage of it where it is a share of one
+REPORTED = {"relative": 1, "points": 1, "f1": 100, "accuracy": 1}
 
 
 def bars(types: Mapping[str, Mapping[str, Any]], out: Path) -> None:
@@ -62,7 +63,7 @@ def category_values(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _number(value: Any) -> float | None:
     """A category's number, or that one of its numbers which the field reports."""
     if isinstance(value, Mapping):
-        value = next((value[name] for name in REPORTED if name in value), None)
+        value = next((scale * value[name] for name, scale in REPORTED.items() if name in value), None)
     return float(value) if isinstance(value, (int, float)) else None
 
 

@@ -1,8 +1,8 @@
 """Evaluate: greedy answers of a model on held-out questions, scored by the rules of the published benchmarks.
 
-Every question is also asked with the picture blanked and with another question's picture, and the best constant
-answer is worked out per type: what the model gains over these three is what it learned to see. Open questions are
-asked once and reviewed by a judge; they are scored apart.
+In the world's exam every question is also asked with the picture blanked and with another question's picture, and the
+best constant answer is worked out per type: what the model gains over these three is what it learned to see. Open
+questions are asked once and reviewed by a judge; they are scored apart.
 
     scores.json            every result with its rule, by benchmark and variant, and who judged
     answers/<bench>.jsonl  LLaVA's answer lines, each with its mark (`.blank`, `.shuffled` beside it)
@@ -41,6 +41,7 @@ from llavaflow.stages._prior import best_constant
 from llavaflow.stages._report_page import columns_of, write_report
 from llavaflow.stages._served import Served, ServedAnswerer
 from llavaflow.stages._stage import Stage
+from llavaflow.stages.questions import Questions
 
 # what a benchmark's questions are called where the world asks them
 TYPES = {"pope": "existence", "gqa": "colour", "vqav2": "count", "textvqa": "text", "refcoco": "grounding"}
@@ -57,7 +58,7 @@ class Evaluate(Stage):
     min_margin, min_colour_margin: gates, in points of gain over blanked pictures.
     """
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     kind: ClassVar[Kind] = "scores"
     folders_by_content: ClassVar[bool] = True
 
@@ -81,7 +82,7 @@ class Evaluate(Stage):
         answerer = self._answerer(ctx, world / IMAGES)
         answers = self._answer(ctx, asked, answerer)
         results = {name: self._score(world, name, asked, answers) for name in self.benchmarks}
-        types = {TYPES.get(name, name): self._type(load_benchmark(name), found) for name, found in results.items()}
+        types = self._types(results)
         shutil.rmtree(ctx.out, ignore_errors=True)
         ctx.out.mkdir(parents=True)
         judged, told = self._judge(ctx, world, asked, answers)
@@ -156,6 +157,17 @@ class Evaluate(Stage):
                 reviews = write_reviewed(benchmark, pairs, reviewer, ctx.out / "reviews")
                 results[name] = benchmark.result(pairs, Options(reviews=reviews))
             return results, reviewer.told()
+
+    def _types(self, results: Mapping[str, Mapping[Variant, Result]]) -> dict[str, dict[str, Json]]:
+        """A row per type of question: in the world's exam, or where published questions are asked in variants too.
+
+        Published benchmarks alone have none: points and percents have no mean, and GQA is not about colours there.
+        """
+        published = isinstance(self.questions, Questions)
+        if published and self.variants == ("images",):
+            return {}
+        names = {} if published else TYPES
+        return {names.get(name, name): self._type(load_benchmark(name), found) for name, found in results.items()}
 
     def _type(self, benchmark: Benchmark, found: Mapping[Variant, Result]) -> dict[str, Json]:
         prior = best_constant(benchmark, [pair.item for pair in found["images"].pairs])
