@@ -17,14 +17,19 @@ from llavaflow.infra.errors import InputError
 Longs = npt.NDArray[np.int64]
 Permutation = Callable[[int], Sequence[int]]
 
-# what upstream adds to the word count of a sample with an image
+# what upstream adds to the word count of a sample with an image, where samples are grouped by length alone
 IMAGE_WORDS = 128
 
 
+def word_length(texts: Sequence[str], has_image: bool) -> int:
+    """Upstream's `lengths`: words of all turns, plus 128 for an image."""
+    return sum(len(text.split()) for text in texts) + IMAGE_WORDS * has_image
+
+
 def modality_length(texts: Sequence[str], has_image: bool) -> int:
-    """Upstream's length of a sample: words of all turns, plus 128 for an image; negative for a sample without one."""
+    """Upstream's `modality_lengths`: words of all turns, negative for a sample without an image."""
     words = sum(len(text.split()) for text in texts)
-    return words + IMAGE_WORDS if has_image else -words
+    return words if has_image else -words
 
 
 def grouped_by_modality(

@@ -129,9 +129,8 @@ class Steps(Dataset[StepBatch]):
     def _grouped(self, epoch: int) -> Longs:
         """Upstream's grouping by modality and length, for the 8 devices its scripts were written for."""
         order = self.order
-        signed = np.where(self.corpus.has_image, self.corpus.lengths, -self.corpus.lengths)
         return grouped_by_modality(
-            signed.tolist(),
+            self.corpus.modality_lengths,
             per_device=max(1, order.global_batch // UPSTREAM_DEVICES),
             world=UPSTREAM_DEVICES,
             seed=order.seed,

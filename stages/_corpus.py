@@ -22,6 +22,7 @@ import numpy.typing as npt
 from llavaflow.datasets._shards import TABLE, ImageTable
 from llavaflow.models.images import ImageRule, count_tokens
 from llavaflow.models.labels import Encoded, Item, encode_many
+from llavaflow.models.samplers import modality_length
 from llavaflow.models.templates import Rule, template
 
 DATA = "data.jsonl"
@@ -78,6 +79,7 @@ class Corpus:
         self._labels: list[Longs] = []
         self._images: list[list[str]] = []
         self._names: list[str] = []
+        self._words: list[int] = []
         starts: list[Longs] = []
         places: list[Longs] = []
         for number, path in enumerate(sorted(cache.glob("*.json"))):
@@ -87,6 +89,7 @@ class Corpus:
             self._labels.append(np.load(path.with_suffix(".labels.npy"), mmap_mode="r"))
             self._images += notes["images"]
             self._names += notes["ids"]
+            self._words += notes["words"]
             starts.append(np.stack([offsets[:-1], offsets[1:]], axis=1))
             places.append(np.full(len(offsets) - 1, number, np.int64))
         self._spans = np.concatenate(starts) if starts else np.zeros((0, 2), np.int64)
@@ -114,9 +117,9 @@ class Corpus:
         return spans
 
     @property
-    def has_image(self) -> npt.NDArray[np.bool_]:
-        """Which samples show an image."""
-        return np.array([bool(images) for images in self._images], np.bool_)
+    def modality_lengths(self) -> list[int]:
+        """What upstream groups samples by: words, negative where no image is shown."""
+        return self._words
 
 
 def rejected(cache: Path) -> list[dict[str, str]]:
@@ -149,6 +152,10 @@ def _images(record: dict[str, Any]) -> list[str]:
     return [image] if isinstance(image, str) else list(image)
 
 
+def _words(record: dict[str, Any]) -> int:
+    return modality_length([turn["value"] for turn in record["conversations"]], bool(_images(record)))
+
+
 def _write_chunk(stem: Path, records: Sequence[dict[str, Any]], encoded: Sequence[Any]) -> None:
     """The arrays first, the list last: its presence says that the chunk is whole."""
     pairs = list(zip(records, encoded, strict=True))
@@ -161,6 +168,7 @@ def _write_chunk(stem: Path, records: Sequence[dict[str, Any]], encoded: Sequenc
     notes = {
         "ids": [str(record["id"]) for record, _ in kept],
         "images": [_images(record)[: sample.images] for record, sample in kept],
+        "words": [_words(record) for record, _ in kept],
         "rejected": [
             {"id": str(record["id"]), "reason": sample.reason, "detail": sample.detail} for record, sample in lost
         ],

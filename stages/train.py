@@ -64,6 +64,8 @@ class Train(Stage):
 
     kind: ClassVar[Kind] = "checkpoint"
     folders_by_content: ClassVar[bool] = True
+    # 2: batches grouped by upstream's own lengths, and the samples of every step named
+    version: ClassVar[str] = "2"
 
     data: Stage
     vision: Pretrained | None = None

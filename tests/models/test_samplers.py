@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llavaflow.infra.errors import InputError
-from llavaflow.models.samplers import grouped_by_length, grouped_by_modality, modality_length
+from llavaflow.models.samplers import grouped_by_length, grouped_by_modality, modality_length, word_length
 
 PER_DEVICE, WORLD = 4, 8
 MEGABATCH = PER_DEVICE * WORLD
@@ -21,9 +21,10 @@ def signed(images: int, texts: int, seed: int = 0) -> list[int]:
     return lengths
 
 
-def test_lengths_are_words_with_a_bonus_for_images_and_a_sign_for_text() -> None:
-    assert modality_length(["<image>\na cat ?", "yes it is"], True) == 128 + 7
-    assert modality_length(["a cat ?", "yes"], False) == -4
+def test_lengths_are_words_with_a_sign_for_text_and_a_bonus_for_images_where_modality_does_not_count() -> None:
+    shown, said = ["<image>\na cat ?", "yes it is"], ["a cat ?", "yes"]
+    assert (modality_length(shown, True), modality_length(said, False)) == (7, -4)
+    assert (word_length(shown, True), word_length(said, False)) == (128 + 7, 4)
 
 
 @pytest.mark.parametrize(("images", "texts"), [(320, 96), (333, 101), (40, 5)])

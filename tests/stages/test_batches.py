@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llavaflow.models import llava
 from llavaflow.models.labels import IGNORE
 from llavaflow.models.llava import Design
 from llavaflow.models.objective import Objective
+from llavaflow.models.samplers import grouped_by_modality
 from llavaflow.stages import _loop
 from llavaflow.stages._batches import Order, Steps, loader
 from llavaflow.stages._corpus import Corpus, Encoding, encode_corpus, rejected
@@ -149,6 +151,18 @@ def test_order_depends_on_seed_and_epoch_alone(corpus: Corpus, data: Path, toy: 
     first_epoch = [sample for samples in seen(1)[:4] for sample in samples]
     assert sorted(first_epoch) == list(range(len(corpus)))
     assert seen(1)[:4] != seen(1)[4:]
+
+
+def test_grouped_batches_come_in_upstreams_order(corpus: Corpus, data: Path, toy: Any) -> None:
+    """By the words of a sample, negative without an image, for the 8 devices that its scripts were written for."""
+    records = [json.loads(line) for line in (data / "data.jsonl").read_text("utf-8").splitlines()]
+    words = [sum(len(turn["value"].split()) for turn in record["conversations"]) for record in records]
+    signed = [count if "image" in record else -count for record, count in zip(records, words, strict=True)]
+    for workers in (1, 2):
+        made = steps(corpus, data, toy, batching="grouped", global_batch=16, per_device=2, workers=workers)
+        for epoch in range(2):
+            expected = grouped_by_modality(signed, per_device=2, world=8, seed=1, epoch=epoch)
+            assert made.plans[epoch].order.tolist() == expected.tolist()
 
 
 def test_a_change_of_workers_in_the_middle_repeats_and_misses_no_sample(corpus: Corpus, data: Path, toy: Any) -> None:
