@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from llavaflow.datasets.benchmarks._benchmark import Answer, Benchmark, Options, Pair, Prompt, Result
@@ -73,11 +72,13 @@ class Reviewer:
     def told(self) -> dict[str, Json]:
         """Who judged, when and for what; `answered_by` is the model that the service says it was."""
         replies = [self.ledger.replies[item.id] for item in self._asked if item.id in self.ledger.replies]
+        dates = sorted({date for item in self._asked if (date := self.ledger.dates.get(item.id))})
         return {
             "model": self.judging.model,
             "title": self.title,
             "answered_by": sorted({reply.model for reply in replies if reply.model}),
-            "date": datetime.now(UTC).date().isoformat(),
+            # of the judging, which a later scoring of the same ledger does not change
+            "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "",
             "runs": self.judging.runs,
             "requests": len({item.id for item in self._asked}),
             "tokens": self.ledger.tokens,

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -100,6 +101,7 @@ class RequestLedger:
         self.price = price
         self.budget = budget
         self.replies: dict[str, Reply] = {}
+        self.dates: dict[str, str] = {}  # the day of every reply, in UTC
         self.refused: dict[str, str] = {}
         self.open_batches: dict[str, list[str]] = {}
         self.ended_batches: set[str] = set()
@@ -139,7 +141,8 @@ class RequestLedger:
         self._write({"event": "sent", "request": request.id}, durable=False)
 
     def answered(self, request_id: str, reply: Reply, *, share: float = 1.0) -> None:
-        self._write({"event": "answered", "request": request_id, "share": share, **vars(reply)})
+        today = datetime.now(UTC).date().isoformat()
+        self._write({"event": "answered", "request": request_id, "date": today, "share": share, **vars(reply)})
 
     def refuse(self, request_id: str, message: str) -> None:
         self._write({"event": "refused", "request": request_id, "message": message})
@@ -166,6 +169,7 @@ class RequestLedger:
             names = Reply.__dataclass_fields__
             reply = Reply(**{name: event[name] for name in names})
             self.replies[event["request"]] = reply
+            self.dates[event["request"]] = event.get("date", "")
             self._hold(event["request"], (0, 0.0))
             self.tokens += reply.input_tokens + reply.output_tokens
             self.usd += event["share"] * self.price.of(reply.input_tokens, reply.output_tokens)

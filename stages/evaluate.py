@@ -180,10 +180,11 @@ class Evaluate(Stage):
 
     def _gate(self, ctx: RunContext, facts: Mapping[str, Json]) -> None:
         """Fail the stage when the model gains too little from the pictures; the numbers are said first."""
-        for name, row in facts["types"].items():
+        types = facts.get("types", {})
+        for name, row in types.items():
             ctx.log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in row.items()))
-        colour = facts["types"].get("colour", {}).get("margin")
-        wanted = (("the mean", facts["margin"], self.min_margin), ("colour", colour, self.min_colour_margin))
+        colour = types.get("colour", {}).get("margin")
+        wanted = (("the mean", facts.get("margin"), self.min_margin), ("colour", colour, self.min_colour_margin))
         short = [
             f"{name}: {gain if gain is None else round(gain, 1)} of {least} points"
             for name, gain, least in wanted
@@ -193,7 +194,7 @@ class Evaluate(Stage):
             table = "; ".join(
                 f"{name} {row['images']:.1f} with images, {row.get('blank', float('nan')):.1f} blank, "
                 f"{row['prior']:.1f} prior"
-                for name, row in facts["types"].items()
+                for name, row in types.items()
             )
             raise StageFailed(f"the model gains too little from its images ({'; '.join(short)}). {table}.")
 
@@ -234,14 +235,11 @@ def _facts(
         name: {"score": round(result.score, 2), "n": result.n, "rule": judged_rule(result, told)}
         for name, result in judged.items()
     }
-    facts: dict[str, Json] = {
-        "samples": sum(score["n"] for score in scores.values()),
-        "scores": scores,
-        "types": {name: dict(row) for name, row in types.items()},
-        "mean": mean,
-        "margin": mean["images"] - mean["blank"] if "blank" in mean else None,
-        "unparsed": sum(found["images"].unparsed for found in results.values()),
-    }
+    facts: dict[str, Json] = {"samples": sum(score["n"] for score in scores.values()), "scores": scores}
+    if types:
+        facts |= {"types": {name: dict(row) for name, row in types.items()}, "mean": mean}
+        facts["margin"] = mean["images"] - mean["blank"] if "blank" in mean else None
+    facts["unparsed"] = sum(found["images"].unparsed for found in results.values())
     if judged:
         facts["judged"] = {name: judged_fact(result, told) for name, result in judged.items()}
     return facts

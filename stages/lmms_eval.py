@@ -97,9 +97,6 @@ def _facts(run: HarnessRun) -> dict[str, Json]:
         "engine": f"{HARNESS} {run.version}",
         "model": run.model,
         "scores": scores,
-        "types": {},
-        "mean": {},
-        "margin": None,
     }
 
 

@@ -149,3 +149,19 @@ def test_local_judge_reads_only_the_prompt() -> None:
     )
     assert judge_by_rule(prompt).splitlines()[0] == "10.0 1.0"
     assert judge_by_rule("table\nWhat? | two dogs | two cats | ") == "0.5"
+
+
+def test_the_date_is_that_of_the_judging(server: Scripted, tmp_path: Path) -> None:
+    """A score made later from the same ledger was still judged on the day that the ledger says."""
+    ledger = tmp_path / "ledger.jsonl"
+    with open_reviewer(Judging(model="m"), ledger) as reviewer:
+        reviewer([Prompt(text="A?")])
+    today = reviewer.told()["date"]
+    assert ledger.read_text().count(f'"date": "{today}"') == 1
+    ledger.write_text(ledger.read_text().replace(today, "2024-02-29"))
+    with open_reviewer(Judging(model="m"), ledger) as reviewer:
+        reviewer([Prompt(text="A?")])
+        assert reviewer.told()["date"] == "2024-02-29"
+        reviewer([Prompt(text="B?")])
+    assert reviewer.told()["date"] == f"2024-02-29 to {today}"
+    assert len(server.seen) == 2

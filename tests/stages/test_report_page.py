@@ -38,6 +38,8 @@ def test_categories_are_the_first_group_of_numbers() -> None:
     assert category_values(metrics) == {}
     points = {name: {"points": value, "accuracy": 0.0} for name, value in (("x", 9.0), ("y", 8.0), ("z", 7.0))}
     assert category_values(metrics | {"categories": points}) == {"x": 9.0, "y": 8.0, "z": 7.0}
+    shares = {name: {"f1": 0.5, "accuracy": 0.6} for name in ("random", "popular", "adversarial")}
+    assert category_values({"splits": shares}) == {"random": 50.0, "popular": 50.0, "adversarial": 50.0}
     reviewed = {name: {"relative": 70.0} for name in ("all", "conv", "detail", "complex")}
     assert list(category_values(reviewed)) == ["conv", "detail", "complex"]
 

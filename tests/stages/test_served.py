@@ -19,6 +19,7 @@ from llavaflow.stages._exam import as_row, questions
 from llavaflow.stages._local_model import NAME, LocalModel
 from llavaflow.stages._served import KEY, Served, ask_served, chat_request, data_url
 from llavaflow.stages.evaluate import Evaluate
+from llavaflow.stages.questions import Questions
 from llavaflow.stages.world import World
 
 WORLD = World(
@@ -39,7 +40,7 @@ def untrained(toy_foundation: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def stage(url: str, **changes: Any) -> Evaluate:
     served = Served(url=url, model=NAME)
     settings: dict[str, Any] = {"benchmarks": ("gqa",), "variants": ("images", "blank"), "max_new_tokens": 4}
-    return Evaluate(model=served, questions=WORLD, **settings | changes)
+    return Evaluate(model=served, **{"questions": WORLD} | settings | changes)
 
 
 def test_a_server_gives_the_answers_of_its_checkpoint(bench: Any, untrained: Path) -> None:
@@ -55,6 +56,27 @@ def test_a_server_gives_the_answers_of_its_checkpoint(bench: Any, untrained: Pat
         said = [json.loads(line)["text"] for line in lines]
         assert said == [expected[f"gqa/{variant}/{number}"] for number in range(4)]
     assert "refused" not in artifact.facts
+
+
+def test_a_published_benchmark_goes_by_its_own_name(bench: Any, untrained: Path, tmp_path: Path) -> None:
+    """GQA is about colours in the world's exam alone, and published points and percents have no mean."""
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "1.jpg")
+    (tmp_path / "images").symlink_to(tmp_path)
+    (tmp_path / "gqa").mkdir()
+    row = {"question_id": "7", "image": "1.jpg", "text": "What colour?\nAnswer in a word."}
+    (tmp_path / "gqa" / "questions.jsonl").write_text(json.dumps(row) + "\n")
+    gold = {"7": {"question": "What colour?", "imageId": "1", "answer": "red", "types": {}}}
+    (tmp_path / "gqa" / "testdev_balanced_questions.json").write_text(json.dumps(gold))
+    asked = Questions(folder=tmp_path, benchmarks=("gqa",))
+    bench.run(asked)
+    with LocalModel(untrained, "v1") as server:
+        artifact = bench.run(stage(server.base_url, questions=asked, variants=("images",)))
+        both = bench.run(stage(server.base_url, questions=asked))
+    assert set(artifact.facts["scores"]) == {"gqa"} and not {"types", "mean", "margin"} & set(artifact.facts)
+    assert "| gqa | 1 | 0.0 |" in (bench.path(artifact) / "report.md").read_text()
+    assert set(both.facts["types"]) == {"gqa"}
 
 
 def test_a_killed_evaluation_does_not_ask_again_what_was_answered(
