@@ -46,6 +46,8 @@ class Filter(Stage):
     """
 
     kind: ClassVar[Kind] = "shards"
+    # 2: the phrase rules know participles, colours in pairs and more verbs
+    version: ClassVar[str] = "2"
 
     data: Stage
     filters: tuple[RecordFilter, ...]

@@ -68,6 +68,8 @@ class Mix(Stage):
     """
 
     kind: ClassVar[Kind] = "mixture"
+    # 2: one split of referring expressions, all sentences of a row, test diagrams in zipped lists
+    version: ClassVar[str] = "2"
 
     components: tuple[Component, ...]
     seed: int = 0
