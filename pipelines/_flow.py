@@ -7,15 +7,19 @@ run stands on: if it fails, the run says so and goes on without it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.runner import Runner
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
@@ -51,18 +55,27 @@ def run_flow(run: Run) -> None:
 
 def serve_flow(recipe: Recipe, name: str, schedule: Any, parameters: dict[str, Any]) -> None:
     """Serve scheduled runs of a recipe until interrupted; each runs in a process of its own."""
+    runner = _Runner(name=name, pause_on_shutdown=True, limit=1)
     # by module, so that the process of a run finds it wherever the package is installed
-    recipe_flow.with_options(name=recipe.name).serve(
+    runner.add_flow(
+        recipe_flow.with_options(name=recipe.name),
         name=name,
         schedule=schedule,
         parameters=parameters,
         description=recipe.title,
         tags=["llavaflow"],
-        limit=1,
-        pause_on_shutdown=True,
-        print_starting_message=False,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    with suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
+
+
+class _Runner(Runner):
+    """Prefect's runner, which SIGTERM (how a service manager stops it) ends as Ctrl-C does: its own handler forgets to
+    wait for the shutdown, so the deployment stays active and the run that it has started is left alone."""
+
+    def handle_sigterm(self, *_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
 
 
 @flow(name="llavaflow", retries=0, persist_result=False, validate_parameters=False)
