@@ -31,7 +31,8 @@ class Machine:
     """Nodes of one kind: GPUs, memory and rates per node or GPU, and what an hour costs (None: no public price).
 
     trained_tflops: half precision, everything in it, as published for training a language model of our size on this
-    chip; 0 where the planner's constants hold. row_tokens: of one micro-step on one device; 0 lets its memory decide.
+    chip; 0 where the planner's constants hold. file: that describes a machine of one's own. row_tokens: of one
+    micro-step on one device; 0 lets its memory decide.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Machine:
     launcher: str = "ray"
     title: str = ""
     row_tokens: int = 0
+    file: str = ""
 
     @property
     def devices(self) -> int:
@@ -64,9 +66,14 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """As `--machine` takes it."""
+        """What a reader calls it."""
         size = f":{self.nodes}x{self.gpus}" if self.gpus else ""
         return f"{self.kind}{size}{f'@{self.row_tokens}' if self.row_tokens else ''}"
+
+    @property
+    def spec(self) -> str:
+        """As `--machine` takes it: the name, with the file of a machine of one's own in place of its kind."""
+        return f"{self.file or self.kind}{self.name.removeprefix(self.kind)}"
 
 
 def _gpu(
@@ -156,6 +163,7 @@ def load(path: Path) -> Machine:
         raise unknown("machine", str(like), KINDS, f"{path}, like")
     types = {field.name: type(field.default) for field in dataclasses.fields(Machine)}
     types |= {"kind": str, "usd_per_gpu_hour": float}
+    del types["file"]
     for name, value in table.items():
         if name not in types:
             raise unknown("machine field", name, [*types, "like"], str(path))
@@ -164,7 +172,7 @@ def load(path: Path) -> Machine:
         if type(table[name]) is not types[name]:
             raise InputError(f"{path}: {name} must be {types[name].__name__}, not {value!r}.")
     base = KINDS[like] if like is not None else Machine(kind="")
-    return _possible(dataclasses.replace(base, **{"kind": path.stem, **table}), path)
+    return _possible(dataclasses.replace(base, **{"kind": path.stem, **table, "file": str(path.resolve())}), path)
 
 
 def _possible(machine: Machine, path: Path) -> Machine:

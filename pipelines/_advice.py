@@ -7,6 +7,7 @@ them. Every way is tried with the largest micro-step that fits.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,7 @@ class Way:
     def arguments(self, stage: str) -> str:
         """As the command line takes it."""
         given = [f"--set {stage}.{setting}" for setting in self.settings]
-        return " ".join([*given, *([f"--machine {self.machine}"] if self.machine else [])])
+        return " ".join([*given, *([f"--machine {shlex.quote(self.machine)}"] if self.machine else [])])
 
     def told(self, stage: str) -> str:
         return f"{self.words} ({self.arguments(stage)})"
@@ -80,7 +81,7 @@ def _more_devices(job: TrainingJob, machine: Machine) -> Way | None:
         gpus, nodes = (box.gpus * 2, box.nodes) if box.gpus * 2 <= max(BOX, machine.gpus) else (box.gpus, box.nodes * 2)
         box = replace(box, gpus=gpus, nodes=nodes)
         if way := _fitting(f"{box.devices} devices", job, (), box):
-            return replace(way, machine=way.machine or box.name)
+            return replace(way, machine=way.machine or box.spec)
     return None
 
 
@@ -92,7 +93,7 @@ def _fitting(words: str, job: TrainingJob, settings: tuple[str, ...], machine: M
     for row, tokens in _micro_steps(job, machine):
         if estimate_memory(job, machine.ranks, tokens).fits(machine):
             box = machine if row == usual else replace(machine, row_tokens=row)
-            return Way(words=words, settings=settings, machine="" if row == usual else box.name)
+            return Way(words=words, settings=settings, machine="" if row == usual else box.spec)
     return None
 
 

@@ -19,10 +19,13 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.runner import Runner
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
+from pydantic import ValidationError
 
+from llavaflow.infra.errors import InputError
 from llavaflow.infra.machine import parse
 from llavaflow.infra.store import open_store
 from llavaflow.pipelines._catalogue import find_recipe
@@ -51,6 +54,17 @@ def run_flow(run: Run) -> None:
         )
     finally:
         del _LIVE[run.run_id]
+
+
+def cron_schedule(cron: str, timezone: str | None) -> CronSchedule:
+    """Raises InputError for a schedule or a zone that cannot be read."""
+    try:
+        return CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        where, told = f" in {timezone}" if timezone else "", "; ".join(item["msg"] for item in error.errors())
+        raise InputError(
+            f"cannot read the schedule '{cron}'{where}: {told}. Write five fields, such as '0 3 * * 1'."
+        ) from error
 
 
 def serve_flow(recipe: Recipe, name: str, schedule: Any, parameters: dict[str, Any]) -> None:

@@ -130,6 +130,7 @@ def llava_next(
         max_length=max_length,
         zero=3,
         masking="upstream",
+        save_every_steps=3000,
     )
     return base.two_stages(
         name,
@@ -145,7 +146,7 @@ def llava_next(
             **base.cite("pretrain", "16 per device in scripts/train/pretrain_clip.sh, on 16 devices", "global_batch"),
             **base.cite_script("finetune", second, script),
             **base.cite("finetune", "4 per device, on the model card's 2 nodes of 8", "global_batch"),
-            **base.cite("finetune", script, f"vision_lr masking {PINPOINT_FIELDS}"),
+            **base.cite("finetune", script, f"vision_lr masking save_every_steps {PINPOINT_FIELDS}"),
             **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
         },
     )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llavaflow.infra.errors import InputError
 from llavaflow.pipelines._cli._options import emit, json_option, machine_option, store_option
 
 if TYPE_CHECKING:
@@ -46,17 +45,20 @@ def command(
     as_json: bool,
 ) -> None:
     """Deploy RECIPE on a schedule that refreshes one of its stages."""
+    from llavaflow.infra.console import stdout_to_stderr
     from llavaflow.infra.prefect import home_of, server
     from llavaflow.pipelines._catalogue import find_recipe
+    from llavaflow.pipelines._flow import cron_schedule, serve_flow
     from llavaflow.pipelines._settings import apply_settings
 
     chosen = apply_settings(find_recipe(recipe), settings)
     renewed = _stage_to_refresh(chosen, refresh)
+    schedule = cron_schedule(cron, timezone)
     store.check_writable()
     parameters: dict[str, Any] = {
         "recipe": str(Path(recipe).resolve()) if recipe.endswith(".py") else recipe,
         "store": store.url,
-        "machine": machine.name,
+        "machine": machine.spec,
         "stage": stage,
         "refresh": [renewed],
         "settings": list(settings),
@@ -68,7 +70,9 @@ def command(
         def render(console: Console) -> None:
             console.print(f"{chosen.name}/{name}: {cron}, refreshes {renewed}\npages: {prefect.page}\nCtrl-C stops it")
 
-        _serve(chosen, name, cron, timezone, parameters, lambda: emit(document, as_json, render))
+        emit(document, as_json, render)
+        with stdout_to_stderr():
+            serve_flow(chosen, name, schedule, parameters)
 
 
 def _stage_to_refresh(recipe: Recipe, refresh: str | None) -> str:
@@ -76,19 +80,3 @@ def _stage_to_refresh(recipe: Recipe, refresh: str | None) -> str:
         recipe.stage(refresh)
         return refresh
     return "download" if "download" in recipe.stages else next(iter(recipe.stages))
-
-
-def _serve(recipe: Recipe, name: str, cron: str, timezone: str | None, parameters: dict[str, Any], tell: Any) -> None:
-    """Register the deployment and serve it until interrupted."""
-    from prefect.client.schemas.schedules import CronSchedule
-
-    from llavaflow.infra.console import stdout_to_stderr
-    from llavaflow.pipelines._flow import serve_flow
-
-    try:
-        schedule = CronSchedule(cron=cron, timezone=timezone)
-    except ValueError as error:
-        raise InputError(f"cannot read the schedule '{cron}' {timezone or ''}: {error}.") from error
-    tell()
-    with stdout_to_stderr():
-        serve_flow(recipe, name, schedule, parameters)

@@ -54,6 +54,7 @@ def test_a_machine_like_another_names_what_differs(tmp_path: Path) -> None:
     found = parse(f"{box}")
     assert (found.kind, found.gpus, found.gpu_memory_gib, found.usd_per_gpu_hour) == ("box", 4, 40, 1.0)
     assert found.peak_tflops == parse("a100-40g").peak_tflops
+    assert parse(found.spec) == found and parse(parse(f"{box}:2x8@512").spec).name == "box:2x8@512"
     box.write_text('like = "a100-41g"\n')
     with pytest.raises(InputError, match="Did you mean a100-40g"):
         parse(str(box))

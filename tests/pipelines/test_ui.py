@@ -18,6 +18,7 @@ from llavaflow.infra.store import ArtifactStore
 from llavaflow.pipelines._lineage_layout import lay_out
 from llavaflow.pipelines._lineage_page import lineage_app
 from llavaflow.pipelines._recipe import Recipe
+from llavaflow.tests.pipelines.conftest import TOY, Command
 from llavaflow.tests.pipelines.runs import make
 
 
@@ -90,3 +91,11 @@ def test_both_servers_answer_and_end_with_the_command(tmp_path: Path) -> None:
     assert ui.wait(timeout=60) == 130
     with pytest.raises(OSError):
         urlopen(f"{told['prefect']}/api/health")
+
+
+@pytest.mark.parametrize(("cron", "zone", "told"), [("nonsense", "UTC", "nonsense"), ("0 3 * * 1", "Mars/X", "Mars/X")])
+def test_a_schedule_that_cannot_be_read_is_refused_before_a_server_starts(
+    pipeline: Command, cron: str, zone: str, told: str
+) -> None:
+    refused = pipeline("deploy", TOY, "--cron", cron, "--timezone", zone)
+    assert refused.code == 2 and told in refused.err and "Write five fields" in refused.err
