@@ -140,12 +140,20 @@ def _take(
     doubles: list[Answer] = []
     for answer in answers:
         places = _places(answer, names, index)
-        free = next((place for place in places if taken[place] is None), None)
-        if free is not None:
-            taken[free] = answer
+        free = [place for place in places if taken[place] is None]
+        if free:
+            # of twins the one at the answer's own place, where a tool has counted the questions
+            own = _own_place(answer) if len(free) > 1 else None
+            taken[own if own in free else free[0]] = answer
         else:
             (doubles if places else strangers).append(answer)
     return taken, strangers, doubles
+
+
+def _own_place(answer: Answer) -> int | None:
+    if answer.place is None and answer.id.isdecimal():
+        return int(answer.id)
+    return answer.place
 
 
 def _index(items: Sequence[Item], ids_repeat: bool) -> dict[str, list[int]]:

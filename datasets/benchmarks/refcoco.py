@@ -68,7 +68,8 @@ def _item(row: Row, number: int, text: str, as_corners: bool, group: str, places
     own = next((str(row[key]) for key in ("sent_id", "question_id", "id") if row.get(key) is not None), "")
     # MiniGPT-4's answers are lists per reference, in the order of its expressions
     said = text.strip().lower()
-    names = [f"{own}|{said}", asked(image, text), own, f"{reference}#{place}", reference, f"?{said}"]
+    pictured = asked(image, text)
+    names = [f"{own}|{pictured}", pictured, f"{own}|{said}", own, f"{reference}#{place}", reference, f"?{said}"]
     return Item(
         id=own or str(number),
         gold=corners(row["bbox"], as_corners),
@@ -86,10 +87,12 @@ def _names(answer: Answer) -> Iterator[str]:
     keys = TEXTS[:6] if "doc_id" in row else TEXTS[:5]
     text = next((str(row[key]) for key in keys if row.get(key)), answer.prompt).replace("<image>", "")
     text = text.strip().split(ASK)[-1].strip()
-    # an id counts first only together with the expression: it may be a place in the file of another tool
-    for said in dict.fromkeys((text.rstrip("."), text)) if text else ():
-        yield f"{answer.id}|{said.lower()}"
-        yield asked(answer.image, said)
+    # an id counts first only together with image and expression: it may be a place in the file of another tool
+    spoken = list(dict.fromkeys((text.rstrip("."), text))) if text else []
+    if answer.image:
+        yield from (f"{answer.id}|{asked(answer.image, said)}" for said in spoken)
+        yield from (asked(answer.image, said) for said in spoken)
+    yield from (f"{answer.id}|{said.lower()}" for said in spoken)
     yield from (name for name in (str(row.get("sent_id") or ""), answer.id) if name)
     if text:
         yield f"?{text.rstrip('.').strip().lower()}"

@@ -280,3 +280,19 @@ def test_refcoco_reads_lmms_eval_documents_and_samples(write: Any) -> None:
     result = score("refcoco", write("s.jsonl", samples), write("gold.json", gold))
     assert result.n == 2 and result.score == 50.0
     assert [pair.item.text for pair, mark in zip(result.pairs, result.marks, strict=True) if mark.value] == ["the cat"]
+
+
+def test_refcoco_tells_equal_expressions_of_one_image_apart_by_the_place(write: Any) -> None:
+    """Published files say "left man" of two men in one image; row numbers as ids meet the sentence ids of others."""
+    rows = [
+        {"img_path": f"i{n // 2}.jpg", "expression": "left man", "bbox": [0, 0, 64 * (n + 1), 480], "width": 640,
+         "height": 480, "sent_id": 3 - n}
+        for n in range(4)
+    ]  # fmt: skip
+    said = [
+        {"question_id": n, "image": f"i{n // 2}.jpg", "prompt": "left man", "text": f"[0, 0, {0.1 * (n + 1)}, 1]"}
+        for n in range(4)
+    ]
+    for order in ((0, 1, 2, 3), (1, 0, 3, 2), (3, 2, 1, 0)):
+        answers = write("a.jsonl", llava([said[place] for place in order]))
+        assert score("refcoco", answers, write("REC.jsonl", rows)).metrics["mean_iou"] == pytest.approx(100)
