@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
 # the limit at which Pillow, and the training stage with it, refuses to decode
 MOST_PIXELS = 178_956_970
-FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp",)}
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png",), "GIF": (".gif",),
+    "WEBP": (".webp",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "JPEG2000": (".jp2", ".j2k"), "AVIF": (".avif",),
+}  # fmt: skip
 
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)

@@ -6,11 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llavaflow.datasets._mixture import Mixture
 from llavaflow.stages._card import Card, write_card
 
 
-def write_cards(out: Path, facts: Mapping[str, Any], *, title: str, seed: int | None, fingerprint: str) -> None:
-    """Write both cards from the facts of the mixture; without a seed the records are in the order of their file."""
+def write_cards(
+    out: Path,
+    facts: Mapping[str, Any],
+    *,
+    title: str,
+    seed: int | None,
+    fingerprint: str,
+    published: Mixture | None = None,
+) -> None:
+    """Write both cards from the facts of the mixture; without a seed the records are in the order of their file.
+
+    What of a published mixture is not among the components is named, with what stands in for it.
+    """
     order = "in the order of the file" if seed is None else f"shuffled once as a whole with seed {seed}"
     parts = facts["components"]
     about = [
@@ -19,6 +31,7 @@ def write_cards(out: Path, facts: Mapping[str, Any], *, title: str, seed: int | 
         f"Fingerprint {fingerprint}; {order}.",
         "",
         *_table(parts),
+        *_absent(parts, published),
         "",
         "Left out or mended, by component:",
         "",
@@ -45,6 +58,19 @@ def _table(parts: list[Mapping[str, Any]]) -> list[str]:
             f"| {part['with_image']:,} | {part['turns']:,} | {part['tokens']:,} |"
         )
     return rows
+
+
+def _absent(parts: list[Mapping[str, Any]], published: Mixture | None) -> list[str]:
+    there = {part["name"] for part in parts}
+    absent = [part for part in (published.parts if published else ()) if part.name not in there]
+    if not absent:
+        return []
+    rows = []
+    for part in absent:
+        count = "" if part.expected is None else f" ({part.expected:,} records)"
+        why = f": {part.unpublished}; open in its place: {part.substitute}" if part.unpublished else ""
+        rows.append(f"- {part.name}{count}{why}")
+    return ["", "Parts of the published mixture that are not here:", "", *rows]
 
 
 def _reasons(parts: list[Mapping[str, Any]]) -> list[str]:

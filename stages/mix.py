@@ -95,7 +95,15 @@ class Mix(Stage):
                 write_records(picked, order, ctx.out, index)
         _list_malformed(ctx.out / MALFORMED, picked)
         facts = self._facts(picked, len(shards))
-        write_cards(ctx.out, facts, title=self._published().title, seed=self.seed, fingerprint=ctx.fingerprint)
+        published = self._published()
+        write_cards(
+            ctx.out,
+            facts,
+            title=published.title,
+            seed=self.seed,
+            fingerprint=ctx.fingerprint,
+            published=published,
+        )
         for part in picked:
             part.spool.lines.unlink()
         return ctx.finish(facts)

@@ -1,4 +1,4 @@
-"""The catalogue: recipes, stages, sources, filters, benchmarks, machines, zoo.
+"""The catalogue: recipes, stages, sources, filters, benchmarks, mixtures, machines, zoo.
 
 Everything is read from the files; a new file is in the list without any other edit.
 """
@@ -18,7 +18,7 @@ from llavaflow.pipelines._cli._options import emit, json_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-KINDS = (*FOLDERS, "machines", "zoo")
+KINDS = (*FOLDERS, "mixtures", "machines", "zoo")
 
 
 @click.command()
@@ -38,6 +38,8 @@ def _entries(kind: str) -> list[Entry]:
         return _machines()
     if kind == "zoo":
         return _zoo()
+    if kind == "mixtures":
+        return _mixtures()
     return entries(kind)
 
 
@@ -45,6 +47,13 @@ def _machines() -> list[Entry]:
     from llavaflow.infra.machine import KINDS as machines
 
     return [Entry(name=name, summary=machine.title, file="infra/machine.py") for name, machine in machines.items()]
+
+
+def _mixtures() -> list[Entry]:
+    from llavaflow.datasets._mixture import MIXTURES
+
+    file = "datasets/_mixture.py"
+    return [Entry(name=name, summary=mixture.title, file=file) for name, mixture in MIXTURES.items()]
 
 
 def _zoo() -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Show one thing: an artifact, a recipe, a source, a benchmark or a row of the model zoo."""
+"""Show one thing: an artifact, a recipe, a source, a mixture, a benchmark or a row of the model zoo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from llavaflow.infra.artifact import Json
 from llavaflow.pipelines._cli._options import emit, json_option, store_option
+from llavaflow.pipelines._cli._show_mixture import is_mixture, mixture_document, render_mixture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,12 +34,16 @@ LINE = 100
 @json_option
 @click.pass_context
 def command(ctx: click.Context, ref: str, verify: bool, store: ArtifactStore, as_json: bool) -> None:
-    """Show REF: RECIPE, RECIPE/STAGE, KIND:FINGERPRINT, the place of an artifact, {source,benchmark,zoo}:NAME.
+    """Show REF: RECIPE, RECIPE/STAGE, KIND:FINGERPRINT, the place of an artifact, {source,mixture,benchmark,zoo}:NAME.
 
     For a source or a benchmark this prints the layout in which `--path` and `--gold` expect its official files.
     """
     head, _, name = ref.partition(":")
     pages: dict[str, Callable[[str], Page]] = {"source": _source, "benchmark": _benchmark, "zoo": _zoo}
+    if head == "mixture" and is_mixture(name):
+        document = mixture_document(name)
+        emit(document, as_json, lambda console: render_mixture(console, document))
+        return
     if head in pages:
         document, render = pages[head](name)
     elif _is_recipe(ref):

@@ -46,6 +46,26 @@ def test_probe_decodes_to_the_end(root: Path) -> None:
     assert probe(b"").fault == "broken-image"
 
 
+@pytest.mark.parametrize(("form", "name"), [("TIFF", "a.tif"), ("JPEG2000", "a.jp2"), ("MPO", "a.jpg")])
+def test_formats_fit_the_suffixes_that_cameras_and_scanners_write(form: str, name: str) -> None:
+    buffer = io.BytesIO()
+    picture = Image.new("RGB", (30, 20))
+    more = {"save_all": True, "append_images": [picture]} if form == "MPO" else {}
+    picture.save(buffer, form, **more)
+    look = probe(buffer.getvalue())
+    assert look.fault is None and look.fits(name) and not look.fits("a.png")
+
+
+def test_several_roots_are_searched_in_their_order(root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("1.jpg", "3.jpg"):
+        (other / name).write_bytes(b"x")
+    folder = ImageFolder(root, other)
+    assert folder.find("coco/train2017/1.jpg") == root / "coco/train2017/1.jpg"
+    assert folder.find("coco/train2017/3.jpg") == other / "3.jpg"
+
+
 def test_a_decompression_bomb_is_not_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_images, "MOST_PIXELS", 100)
     found = probe((root / "coco/train2017/1.jpg").read_bytes())

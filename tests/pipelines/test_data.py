@@ -64,6 +64,20 @@ def test_read_counts_everything(coco: Path, tmp_path: Path, capsys: pytest.Captu
     assert rows[0]["conversations"][1] == {"from": "gpt", "value": "A red image."}
 
 
+def test_images_are_found_in_the_folders_that_paths_leave_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"question": "Q?", "choices": ["a", "b"], "answer": 0, "image": "image.png"}
+    (tmp_path / "problems.json").write_text(json.dumps({"7": problem}))
+    for folder, present in ((None, 0), ("train/7", 1), ("images/train/7", 1)):
+        if folder:
+            (tmp_path / folder).mkdir(parents=True)
+            (tmp_path / folder / "image.png").write_bytes(b"x")
+        args = ("data", "read", "scienceqa", "--path", tmp_path / "problems.json", "--out", tmp_path / "o.jsonl")
+        code, told, _ = pipeline(capsys, *args, "--force", "--json")
+        assert (code, told["images_present"], told["images_missing"]) == (0, present, 1 - present)
+
+
 def test_read_can_leave_out_missing_images(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     args = ("data", "read", "coco", "--path", coco, "--images", coco / "train2017", "--out", out, "--drop-missing")

@@ -94,6 +94,17 @@ def test_show_prints_the_layout_of_sources_and_benchmarks(ask: Any) -> None:
     assert code == 0 and document["layout"].strip().splitlines()[0] in text
 
 
+def test_show_prints_a_mixture_and_what_stands_in_for_its_withheld_parts(ask: Any) -> None:
+    document, code, _ = ask("show", "mixture:llava16-mix", "--json")
+    withheld = [part for part in document["parts"] if part["unpublished"]]
+    assert code == 0 and len(withheld) == 7 and all(part["substitute"] for part in withheld)
+    text, code, _ = ask("show", "mixture:llava16-mix")
+    assert code == 0 and "instruct-azure-dc-zh, 92,000 records: LLaVA-NeXT-Data" in text
+    listed = ask("list", "mixtures", "--json")[0]["mixtures"]
+    assert [row["name"] for row in listed] == ["mix665k", "llava16-mix"]
+    assert ask("show", "mixture:0123")[1] == 2, "any other name is a fingerprint"
+
+
 def test_lineage_goes_up_and_down(ask: Any, built: dict[str, Artifact]) -> None:
     both = ask("lineage", "toy/mix", "--json")[0]
     up, down = ask("lineage", "toy/mix", "--up", "--json")[0], ask("lineage", "toy/mix", "--down", "--json")[0]

@@ -81,6 +81,17 @@ def test_ten_components_become_one_shuffled_set(built: Any, tmp_path: Path) -> N
     assert artifact.facts["components"][0]["dropped"] == {"missing-image": 1}
 
 
+def test_the_card_names_what_of_the_published_mixture_is_missing(built: Any, tmp_path: Path) -> None:
+    stage = mix(built, tmp_path)
+    assert "that are not here" not in (built.path(built.run(stage)) / "README.md").read_text()
+    parts = tuple(part for part in stage.components if part.name not in ("textcaps", "vg"))
+    newer = built.run(replace(stage, mixture="llava16-mix", components=parts))
+    card = (built.path(newer) / "README.md").read_text()
+    absent = card.partition("Parts of the published mixture that are not here:")[2]
+    assert "- vg (86,417 records)" in absent and "- textcaps" not in absent
+    assert "- mathv360k-tqa (10,181 records): never published" in absent and "MathV360K, its TQA part" in absent
+
+
 def test_every_image_is_stored_once_and_every_record_finds_its_own(built: Any, tmp_path: Path) -> None:
     root = built.path(built.run(mix(built, tmp_path)))
     table = ImageTable(root)
