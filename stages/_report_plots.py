@@ -68,19 +68,24 @@ def _number(value: Any) -> float | None:
 
 
 def radar(rows: Mapping[str, Mapping[str, float]], names: Sequence[str], out: Path) -> bool:
-    """LLaVA-1.5's radar: each axis scaled to the best row. False when there are too few axes to draw one."""
+    """LLaVA-1.5's radar: each axis scaled to its best row, whose value stands at it; the first row is ours.
+
+    False when there are too few axes to draw one.
+    """
     if len(names) < RADAR_LEAST:
         return False
     figure, axes = _figure(5, 5, polar=True)
     angles = [2 * math.pi * place / len(names) for place in range(len(names) + 1)]
     tops = {name: max(max(row.get(name, 0.0) for row in rows.values()), 1e-9) for name in names}
-    for title, row in rows.items():
+    for number, (title, row) in enumerate(rows.items()):
         radii = [row.get(name, 0.0) / tops[name] for name in names]
-        axes.plot(angles, [*radii, radii[0]], linewidth=1.6, label=title)
-        axes.fill(angles, [*radii, radii[0]], alpha=0.08)
-    axes.set_xticks(angles[:-1], list(names))
+        axes.plot(angles, [*radii, radii[0]], linewidth=1.2 if number else 2.6, label=title, zorder=3 - bool(number))
+        if not number:
+            axes.fill(angles, [*radii, radii[0]], alpha=0.12)
+    axes.set_xticks(angles[:-1], [f"{name}\n{tops[name]:.1f}" for name in names], fontsize=9)
+    axes.tick_params(axis="x", pad=14)
     axes.set_yticklabels([])
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.28), ncols=2)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.34), ncols=2)
     figure.savefig(out, dpi=110, bbox_inches="tight")
     return True
 

@@ -37,6 +37,7 @@ class LmmsEval(Stage):
     include: a folder with tasks of your own, in the harness's YAML.
     """
 
+    version: ClassVar[str] = "2"
     kind: ClassVar[Kind] = "scores"
     folders_by_content: ClassVar[bool] = True
 

@@ -189,4 +189,7 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _plain(value: Any) -> str:
+    """A reply as text; some tools wrap it in a list of one."""
+    if isinstance(value, list) and len(value) == 1:
+        return _plain(value[0])
     return "" if value is None else str(value)

@@ -100,7 +100,9 @@ def _json(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data, object_pairs_hook=lambda pairs: {_whole(name): _whole(value) for name, value in pairs})
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=lambda pairs: {_whole(name): _whole(value) for name, value in pairs}
+        )
 
 
 def _whole(value: Any) -> Any:

@@ -104,6 +104,7 @@ def test_gold_may_be_gzipped_or_a_folder(write: Any) -> None:
         ('{"question_id": 1, "text": "a"}\n{broken', "line 2 is not JSON"),
         ("", "no answers"),
         ('[{"question_id": 1}]', "record 1 has no reply"),
+        ('{"question_id": 1}\n\x00\x01', "line 2 is not JSON"),
         ("[1, 2]", "record 1 is not an object"),
         ('"text"', "neither records nor"),
     ],
