@@ -125,8 +125,19 @@ def _parquet(path: Path) -> list[Row]:
     import pyarrow.parquet as pq
 
     try:
-        names = [name for name in pq.read_schema(path).names if name not in ("image", "decoded_image")]
+        names = [column.name for column in pq.read_schema(path) if not _holds_bytes(column.type)]
         table: list[Row] = pq.read_table(path, columns=names).to_pylist()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} as parquet: {error}.") from error
     return table
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column is of pictures, bare or in a struct or list: gold has no use for gigabytes of them."""
+    import pyarrow as pa
+
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _holds_bytes(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(_holds_bytes(column.type) for column in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -251,3 +251,19 @@ def test_seed_knows_two_questions_of_one_id_apart(write: Any, prompts: bool) -> 
     assert scores == ([100.0, 100.0] if prompts else [0.0, 0.0])
     with pytest.raises(InputError, match="repeat a question"):
         score("seed", write("b.jsonl", [*rows, rows[0]]), path)
+
+
+def test_mmmu_reads_the_hubs_parquet_without_its_pictures(write: Any, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {"id": f"validation_Art_{n}", "question": "Q", "options": "['x', 'y']", "answer": "B", "img_type": "['P']",
+         "question_type": "multiple-choice", "image_1": {"bytes": b"png", "path": "a.png"}}
+        for n in range(2)
+    ]  # fmt: skip
+    (tmp_path / "Art").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "Art" / "validation-00000-of-00001.parquet")
+    answers = write("a/a.json", {row["id"]: "(B)" for row in rows})
+    result = score("mmmu", answers, tmp_path / "Art")
+    assert result.score == 100 and result.metrics["subject"] == {"Art": 100.0}
