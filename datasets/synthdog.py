@@ -45,12 +45,12 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
 
 
 def _files(path: Path) -> list[Path]:
-    parquet = sorted(path.rglob("train*.parquet")) if path.is_dir() else []
+    parquet = (sorted(path.rglob("train*.parquet")) or sorted(path.rglob("*.parquet"))) if path.is_dir() else []
     return parquet or [find(path, "metadata.jsonl", "train/metadata.jsonl", source="synthdog")]
 
 
 def _records(file: Path) -> Iterable[Any]:
-    """Rows of either layout; the pictures inside a parquet are not read."""
+    """Rows of either layout; the pictures inside a parquet are found by the name that is made here."""
     if file.suffix != ".parquet":
         return rows(file)
     return read_rows(file, ["ground_truth"])

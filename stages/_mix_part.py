@@ -24,6 +24,7 @@ from llavaflow.datasets._records import Images
 from llavaflow.datasets._sample import Sample, to_llava
 from llavaflow.datasets._shards import TABLE, ImageTable
 from llavaflow.datasets._source import Reading, source
+from llavaflow.datasets._table_images import TableImages, tables_with_pictures
 
 BATCH = 256
 RECORDS = "data.jsonl"
@@ -50,17 +51,19 @@ class Input:
 class Pictures:
     """The images of one input, by the name that records use; looked at once, however many records show them.
 
-    ids     index ids of the input's images, by digest        origin  the input's name of a stored image
+    sources  where they are looked for, in this order
+    ids      index ids of the input's images, by digest
+    origin   the input's name of a stored image
     """
 
-    source: Images
+    sources: list[Images]
     ids: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     seen: dict[str, tuple[Probe, str]] = field(default_factory=dict)
 
     def load(self, name: str) -> bytes | None:
         """The bytes of an image, or None when it is missing."""
-        return self.source.load(name)
+        return next((data for source in self.sources if (data := source.load(name)) is not None), None)
 
     def stored(self, name: str) -> tuple[bytes, Probe, str]:
         """Bytes, size and digest of an image under the name that it is stored by."""
@@ -128,12 +131,13 @@ def spool(name: str, source_name: str, given: Input, pictures: Pictures | None, 
 
 
 def pictures_of(given: Input) -> Pictures | None:
-    """The images of an input: those of its image table, or files in a folder."""
-    table = given.root / TABLE
-    if given.images is None and not table.exists():
-        return None
-    images: Images = ImageTable(given.root) if given.images is None else ImageFolder(given.images)
-    return Pictures(source=images, ids=_image_ids(given.root))
+    """The images of an input: files in a folder, those of its image table, or those inside its raw tables."""
+    found: list[Images] = [ImageFolder(given.images)] if given.images else []
+    if not found and (given.root / TABLE).exists():
+        found.append(ImageTable(given.root))
+    elif tables := tables_with_pictures(given.data):
+        found.append(TableImages(tables))
+    return Pictures(sources=found, ids=_image_ids(given.root)) if found else None
 
 
 def _image_ids(root: Path) -> dict[str, str]:

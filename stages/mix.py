@@ -24,6 +24,7 @@ from llavaflow.datasets._index import IndexWriter
 from llavaflow.datasets._mixture import MIXTURES, Mixture, chosen
 from llavaflow.datasets._shards import ShardWriter
 from llavaflow.datasets._source import Reading, source
+from llavaflow.datasets._table_images import tables_with_pictures
 from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
@@ -42,8 +43,8 @@ class Component:
 
     data      the stage whose artifact holds the raw files, or an outside file or folder
     folder    where in that artifact they are
-    images    image folder: inside the artifact, or outside; None takes the artifact's own image table if it has one,
-              and otherwise leaves images alone
+    images    image folder: inside the artifact, or outside; None takes the artifact's own image table if it has one;
+              pictures inside raw tables (parquet) are found with either, and otherwise images are left alone
     options   options of the source, as name=value
     sampling  all, first:N, end:N, random:N, N a number or a percentage
     expected  the count that the card holds the result against
@@ -81,7 +82,7 @@ class Mix(Stage):
         """Read every component, sample, shuffle, write."""
         self._check()
         # sets that share images share what was seen of them
-        seen: dict[tuple[Path, Path | None], Pictures | None] = {}
+        seen: dict[tuple[Path, ...], Pictures | None] = {}
         picked = [self._pick(ctx, component, seen) for component in ctx.track(self.components, "components")]
         if self.strict:
             _refuse_wrong_counts(self.components, picked)
@@ -125,11 +126,13 @@ class Mix(Stage):
         return MIXTURES[self.mixture]
 
     def _pick(
-        self, ctx: RunContext, component: Component, seen: dict[tuple[Path, Path | None], Pictures | None]
+        self, ctx: RunContext, component: Component, seen: dict[tuple[Path, ...], Pictures | None]
     ) -> Picked:
         """A component's records, sampled."""
         given = _input(ctx, component, self.components.index(component))
-        place = (given.root, given.images)
+        # pictures inside raw tables belong to this component alone
+        own = tables_with_pictures(given.data)
+        place = (given.root, *([given.images] if given.images else []), *own)
         if place not in seen:
             seen[place] = pictures_of(given)
         pictures = seen[place]

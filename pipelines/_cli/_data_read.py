@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llavaflow.datasets._images import ImageFolder
     from llavaflow.datasets._sample import Sample
     from llavaflow.datasets._source import Reading
+    from llavaflow.datasets._table_images import TableImages
     from llavaflow.infra.artifact import Json
 
 FILE = click.Path(path_type=Path)
@@ -33,6 +34,7 @@ MALFORMED_SHOWN = 10
 @click.option("-o", "--out", type=FILE, required=True, help="FILE.jsonl for one record per line, FILE.json for a list.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--drop-missing", is_flag=True, help="Leave out records whose image is not there.")
+@click.option("--extract", type=FILE, metavar="DIR", help="Write the pictures that lie inside parquet files here.")
 @click.option("--seed", default=0, show_default=True, help="For the draws that a source's rule makes.")
 @click.option(
     "--tolerate",
@@ -51,6 +53,7 @@ def read(
     out: Path,
     force: bool,
     drop_missing: bool,
+    extract: Path | None,
     seed: int,
     tolerate: float,
     quarantine: Path | None,
@@ -64,6 +67,7 @@ def read(
     """
     from llavaflow.datasets._images import ImageFolder
     from llavaflow.datasets._source import Reading, source
+    from llavaflow.datasets._table_images import TableImages, tables_with_pictures
 
     found = source(source_name)
     reading = Reading(seed=seed, tolerate=tolerate, options=_named(options, found.options, source_name))
@@ -74,7 +78,8 @@ def read(
     # a file of annotations often has a folder of its own beside those of the images
     roots = [images] if images else [path] if path.is_dir() else [path.parent, path.parent.parent]
     folder = ImageFolder(*roots, *(root / shelf for root in roots for shelf in found.shelves))
-    tally = Tally(folder=folder, drop_missing=drop_missing)
+    tables = TableImages(tables_with_pictures(path)) if path.exists() else None
+    tally = Tally(folder=folder, tables=tables, drop_missing=drop_missing, extract=extract)
     try:
         write_records(out, tally.kept(_refuse_none(found.read(path, reading), reading, path)))
     finally:
@@ -129,10 +134,12 @@ def write_records(out: Path, records: Iterable[object]) -> None:
 
 @dataclass
 class Tally:
-    """Counts samples on their way to the file."""
+    """Counts samples on their way to the file, and writes the pictures that lie inside tables to `extract`."""
 
     folder: ImageFolder
+    tables: TableImages | None
     drop_missing: bool
+    extract: Path | None = None
     samples: int = 0
     turns: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -152,6 +159,8 @@ class Tally:
                 continue
             self.samples += 1
             self.turns += len(sample.turns)
+            for name in sample.images if self.extract else ():
+                self._extract(name)
             yield to_llava(sample)
 
     def _account(self, sample: Sample) -> None:
@@ -165,9 +174,21 @@ class Tally:
     def _missing(self, sample: Sample) -> str | None:
         for name in sample.images:
             if name not in self.images:
-                self.images[name] = self.folder.find(name) is not None
+                inside = self.tables is not None and self.tables.has(name)
+                self.images[name] = inside or self.folder.find(name) is not None
         there = all([self.images[name] for name in sample.images])
         return None if there or not self.drop_missing else "missing-image"
+
+    def _extract(self, name: str) -> None:
+        """Write a picture of the tables under its name; what is there is left as it is."""
+        assert self.extract is not None
+        out = self.extract / name
+        if ".." in out.parts or out.exists():
+            return
+        data = self.tables.load(name) if self.tables else None
+        if data is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_bytes(data)
 
     def document(self, source_name: str, reading: Reading) -> dict[str, Json]:
         present = sum(self.images.values())

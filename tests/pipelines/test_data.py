@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -405,3 +407,24 @@ def test_a_file_without_records_passes_no_gate(
         assert not (tmp_path / "out.jsonl").exists()
     told = capsys.readouterr().err
     assert "Traceback" not in told and told.count("error: ") == 2
+
+
+def test_pictures_inside_tables_are_found_and_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = {"bytes": png(), "path": None}
+    truth = json.dumps({"gt_parse": {"text_sequence": "some words"}})
+    (tmp_path / "raw/data").mkdir(parents=True)
+    table = pa.Table.from_pylist([{"image": picture, "ground_truth": truth}] * 2)
+    pq.write_table(table, tmp_path / "raw/data/train-00000-of-00001.parquet")
+    args = ("--path", tmp_path / "raw", "--out", tmp_path / "x.jsonl", "--extract", tmp_path / "pictures")
+    code, told, _ = pipeline(capsys, "data", "read", "synthdog", *args, "--drop-missing", "--json")
+    assert (code, told["samples"], told["images_present"], told["images_missing"]) == (0, 2, 2, 0)
+    code, told, _ = pipeline(capsys, "data", "check", tmp_path / "x.jsonl", "--images", tmp_path / "pictures", "--json")
+    assert (code, told["errors"]) == (0, {})
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(buffer, "JPEG")
+    return buffer.getvalue()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from llavaflow.datasets._index import read_index, read_row, sha256_bytes
 from llavaflow.datasets._mixture import MIX665K
@@ -90,6 +94,20 @@ def test_the_card_names_what_of_the_published_mixture_is_missing(built: Any, tmp
     absent = card.partition("Parts of the published mixture that are not here:")[2]
     assert "- vg (86,417 records)" in absent and "- textcaps" not in absent
     assert "- mathv360k-tqa (10,181 records): never published" in absent and "MathV360K, its TQA part" in absent
+
+
+def test_pictures_inside_a_raw_table_come_along(bench: Any, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(buffer, "JPEG")
+    truth = json.dumps({"gt_parse": {"text_sequence": "some words"}})
+    row = {"image": {"bytes": buffer.getvalue(), "path": None}, "ground_truth": truth}
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist([row] * 3), tmp_path / "data/train-00000-of-00001.parquet")
+    part = Component(name="synthdog", source="synthdog", data=tmp_path)
+    built = bench.run(Mix(components=(part,), mixture="llava16-mix"))
+    assert (built.facts["samples"], built.facts["with_image"], built.facts["images"]) == (3, 3, 3)
+    table = ImageTable(bench.path(built))
+    assert all(table.open(row["image"]) == buffer.getvalue() for row in records(bench.path(built)))
 
 
 def test_every_image_is_stored_once_and_every_record_finds_its_own(built: Any, tmp_path: Path) -> None:
