@@ -21,6 +21,7 @@ from llavaflow.pipelines._job import read_job, texts
 from llavaflow.pipelines._lengths import mixture_of
 from llavaflow.stages._stage import Stage
 from llavaflow.stages._tasks import KINDS
+from llavaflow.stages.base import Base
 from llavaflow.stages.caption import Caption
 from llavaflow.stages.download import Download
 from llavaflow.stages.filter import Filter
@@ -65,7 +66,9 @@ def estimate_volume(stage: Stage) -> Volume:
     if isinstance(stage, OwnData):
         mixture = mixture_of(texts(stage))
         return _of_sets(dict.fromkeys(_table()["mixtures"].get(mixture, ())))
-    if isinstance(stage, (Train, Publish, ZooWeights)):
+    if isinstance(stage, (ZooWeights, Base)):
+        return _from_hub(stage)
+    if isinstance(stage, (Train, Publish)):
         return Volume(store_bytes=_weights(stage))
     return Volume()
 
@@ -113,11 +116,17 @@ def _synthesis(stage: Synthesize) -> Volume:
 
 
 def _mixed(components: Iterable[Component]) -> dict[str, int | None]:
-    """The sets behind the components, with the records that speak of them: an image may have several."""
+    """The sets behind the components, with the records that speak of them: an image may have several.
+
+    Nothing where a stage of the recipe makes the pictures: those of a toy are not COCO's.
+    """
     found: dict[str, int | None] = {}
     for component in components:
+        made = component.data if isinstance(component.data, Stage) else None
+        if made is not None and not (isinstance(made, Synthesize) and isinstance(made.data, Path)):
+            return {}
         name = _table()["parts"].get(component.name)
-        if name and (component.images is not None or isinstance(component.data, Synthesize)):
+        if name and (component.images is not None or made is not None):
             count, before = component.expected, found.get(name, 0)
             found[name] = None if count is None or before is None else before + count
     return found
@@ -134,14 +143,23 @@ def _of_sets(records: Mapping[str, int | None]) -> Volume:
     return Volume(images=sum(counts.values()), store_bytes=size, basis=f"images: {told}")
 
 
-def _weights(stage: Train | Publish | ZooWeights) -> int | None:
+def _from_hub(stage: ZooWeights | Base) -> Volume:
+    """A published model, which comes from the hub unless a copy of it is given."""
+    row = stage.row() if isinstance(stage, ZooWeights) else None
+    name = row.language if row else stage.hub if isinstance(stage, Base) else None
+    language = recognise_language([name or ""])
+    if language is None or (row and row.form == "projector"):
+        return Volume()
+    size, copied = 2 * language.params, isinstance(stage, ZooWeights) and stage.folder is not None
+    return Volume(fetch_bytes=None if copied else size, store_bytes=size)
+
+
+def _weights(stage: Train | Publish) -> int | None:
     """Bytes of the model and projector that a stage leaves."""
     if isinstance(stage, Publish):
-        parts = [_weights(part) for part in (stage.model, stage.projector) if isinstance(part, (Train, ZooWeights))]
-        return sum(part or 0 for part in parts) or None
-    if isinstance(stage, ZooWeights):
-        language = recognise_language([stage.row().language])
-        return 2 * language.params if language and stage.row().form != "projector" else None
+        model = estimate_volume(stage.model).store_bytes
+        job = read_job(stage.projector) if isinstance(stage.projector, Train) else None
+        return None if model is None else model + 2 * (job.projector_parameters if job else 0)
     job = read_job(stage)
     if job is None:
         return None

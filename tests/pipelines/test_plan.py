@@ -112,6 +112,7 @@ def test_images_bytes_and_losses_are_told(pipeline: Command, tmp_path: Path) -> 
     assert 15e9 < rows["download"]["fetch_bytes"] < 25e9 and "issues 34, 165" in rows["download"]["basis"]
     assert rows["mix"]["images"] < 624_610 and 40e9 < rows["mix"]["store_bytes"] < 60e9
     assert rows["finetune"]["store_bytes"] == pytest.approx(2 * 7.06e9, rel=0.02)
+    assert rows["publish"]["store_bytes"] == pytest.approx(rows["finetune"]["store_bytes"], rel=0.01)
     total = plan["total"]
     assert total["store_bytes"] == sum(row["store_bytes"] or 0 for row in plan["stages"])
     assert total["fetch_bytes"] == rows["download"]["fetch_bytes"]
@@ -121,6 +122,10 @@ def test_images_bytes_and_losses_are_told(pipeline: Command, tmp_path: Path) -> 
         "plan", "llava15", "--stage", "download", "--set", f"download.urls={tmp_path / 'u.parquet'}", "--json"
     )
     assert told.json["stages"][0]["images"] == 2
+    toy = pipeline("plan", "llava15-tiny", "--json").json
+    assert toy["total"]["fetch_bytes"] == toy["total"]["store_bytes"] == 0, "generated pictures are not the archives"
+    from_hub = pipeline("plan", "finetune-task", "--from-zoo", "llava-v1.5-7b", "--machine", "h100", "--json").json
+    assert from_hub["stages"][0]["fetch_bytes"] == pytest.approx(13.5e9, rel=0.01)
 
 
 def test_paid_requests_are_counted_and_priced() -> None:
