@@ -64,7 +64,7 @@ def estimate_training(
 
 def _on_cpu(job: TrainingJob, split: Split, machine: Machine, memory: Memory) -> Estimate:
     """A full-size model without a GPU: its workers share the memory of the computer, and nobody knows the hours."""
-    need = memory.total * machine.ranks / machine.nodes
+    need = (memory.total - memory.runtime) * machine.ranks / machine.nodes
     change = f"{need:.0f} GiB of memory are needed, {machine.memory_gib:.0f} are there: choose a --machine with GPUs"
     if need <= machine.memory_gib:
         return Estimate(split=split, job=job, memory=memory)

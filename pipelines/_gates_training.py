@@ -23,9 +23,11 @@ from llavaflow.pipelines._estimate import Estimate, estimate_training
 from llavaflow.pipelines._from_zoo import unlike, zoo_row
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
 from llavaflow.pipelines._job import image_rule, texts
+from llavaflow.pipelines._volume import records_at_most
 from llavaflow.stages._answerer import Checkpoint
 from llavaflow.stages.base import Base
 from llavaflow.stages.evaluate import Evaluate
+from llavaflow.stages.foundation import Foundation
 from llavaflow.stages.train import Train
 
 # what a language model's name says about its family, the narrower first
@@ -110,6 +112,8 @@ def _families(stage: Train) -> list[str]:
 
 
 def _family(stage: Train) -> str | None:
+    if stage.language and isinstance(stage.language.stage, Foundation):
+        return "llama"
     said = " ".join(texts(stage, inside=("language", "base"))).lower()
     return next((family for mark, family in FAMILIES if mark in said and for_family(family)), None)
 
@@ -147,9 +151,10 @@ def saving(preflight: Preflight) -> Iterator[Problem]:
     """A run saves before it ends: otherwise a crash costs all of it."""
     for name, stage in _trains(preflight):
         job = _estimate(preflight, stage).job
-        if job is None or job.lengths is None:
+        samples = job.lengths.samples if job and job.lengths else records_at_most(stage.data)
+        if samples is None:
             continue
-        steps = int(job.lengths.samples * job.epochs / job.global_batch)
+        steps = int(samples * stage.epochs / stage.global_batch)
         if stage.save_every_steps > steps:
             what = f"it saves every {stage.save_every_steps} steps and has about {steps}"
             mend = f"--set {name}.save_every_steps={max(1, steps // 10)}"
@@ -279,6 +284,9 @@ def evaluation(preflight: Preflight) -> Iterator[Problem]:
             mend = f"--set {name}.model.base=FOLDER with the language model that they were trained on"
             yield Problem(what="it holds adapters and no base is given", where=f"{name}.model.path", mend=mend)
         if not isinstance(model, Train) or not {stage.template, model.template} <= set(names()):
+            continue
+        if (families := _families(model)) and not any(model.template in for_family(family) for family in families):
+            # the gate `template` tells of that
             continue
         if template_of(stage.template).name != template_of(model.template).name:
             what = f"it asks in template '{stage.template}', the model learned '{model.template}'"

@@ -14,9 +14,17 @@ from typing import Literal
 
 from llavaflow.infra.artifact import Json
 from llavaflow.models.images import ImageRule, count_tiles, count_tokens
-from llavaflow.models.sizes import LanguageSize, Tower, projector_params, recognise_language, recognise_vision
+from llavaflow.models.sizes import (
+    LanguageSize,
+    Tower,
+    VisionSize,
+    projector_params,
+    recognise_language,
+    recognise_vision,
+)
 from llavaflow.pipelines._lengths import Lengths, census_of
 from llavaflow.stages._stage import Stage
+from llavaflow.stages.foundation import Foundation
 from llavaflow.stages.train import Train
 
 # what stands for a picture whose size nobody knows: COCO's usual one
@@ -85,13 +93,15 @@ def read_job(stage: Train, facts: Mapping[str, Json] | None = None) -> TrainingJ
     facts: of its data, once built. A chip without bf16 is taken to train in fp16, which is as fast and as small.
     """
     names = list(texts(stage, inside=("vision", "language", "base")))
-    language, vision = recognise_language(names), recognise_vision(names, stage.image_size_px)
+    toy = _toy(stage)
+    language, vision = toy or (recognise_language(names), recognise_vision(names, stage.image_size_px))
     if language is None or vision is None:
         return None
     half = stage.precision in ("bf16", "fp16")
     arithmetic: Arithmetic = "half" if half else "float32"
     samples = facts.get("samples") if facts else None
-    lengths = census_of(texts(stage.data), samples if isinstance(samples, int) else None)
+    # a toy's mixture has the name of the published one and other lengths
+    lengths = None if toy else census_of(texts(stage.data), samples if isinstance(samples, int) else None)
     tiles, image_tokens = pictures(stage, vision, lengths)
     return TrainingJob(
         language=language,
@@ -115,6 +125,23 @@ def read_job(stage: Train, facts: Mapping[str, Json] | None = None) -> TrainingJ
         image_tokens=image_tokens,
         lengths=lengths,
     )
+
+
+def _toy(stage: Train) -> tuple[LanguageSize, Tower] | None:
+    """The sizes of models that the recipe makes itself."""
+    made = stage.language.stage if stage.language else None
+    if not isinstance(made, Foundation):
+        return None
+    hidden, heads = made.language_hidden, max(1, made.language_hidden // 32)
+    language = LanguageSize(
+        name="toy", hub="", family="llama", layers=made.language_layers, hidden=hidden,
+        intermediate=hidden * 8 // 3, heads=heads, kv_heads=heads, vocab=made.vocabulary, context=2048,
+    )  # fmt: skip
+    vision = VisionSize(
+        name="toy", hub="", layers=made.vision_layers, hidden=made.vision_hidden, intermediate=4 * made.vision_hidden,
+        heads=max(1, made.vision_hidden // 32), image=made.image_size, patch=made.patch,
+    )  # fmt: skip
+    return language, vision
 
 
 def pictures(stage: Train, vision: Tower, lengths: Lengths | None) -> tuple[float, float]:

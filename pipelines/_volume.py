@@ -73,6 +73,27 @@ def estimate_volume(stage: Stage) -> Volume:
     return Volume()
 
 
+def records_at_most(stage: Stage) -> int | None:
+    """The most records that a data stage can give: what a mixture draws, or the images that its captions are of."""
+    if isinstance(stage, Mix):
+        drawn = [_drawn(component) for component in stage.components]
+        return None if None in drawn else sum(count or 0 for count in drawn)
+    return estimate_volume(stage).images if isinstance(stage, Caption) else None
+
+
+def _drawn(component: Component) -> int | None:
+    """The number in `first:N`, `end:N` or `random:N`; None for a share, or for all of what is not counted yet."""
+    number = component.sampling.rpartition(":")[2]
+    asked = _asked(component.data) if isinstance(component.data, Synthesize) else None
+    return int(number) if number.isdigit() else asked or component.expected
+
+
+def _asked(stage: Synthesize) -> int | None:
+    """Answers that a synthesis asks for."""
+    counts = [getattr(stage, kind) for kind in KINDS]
+    return None if None in counts else sum(counts)
+
+
 @cache
 def _table() -> dict[str, Any]:
     """The shipped table: `sets` with files, bytes and source, and the sets behind `parts` and `mixtures`."""
@@ -109,10 +130,8 @@ def _rows(table: Path) -> int | None:
 
 
 def _synthesis(stage: Synthesize) -> Volume:
-    counts = [getattr(stage, kind) for kind in KINDS]
-    if isinstance(stage.data, Stage) or any(count is None for count in counts):
-        return Volume()
-    return _of_sets({"coco": sum(counts)})
+    asked = _asked(stage)
+    return Volume() if isinstance(stage.data, Stage) or asked is None else _of_sets({"coco": asked})
 
 
 def _mixed(components: Iterable[Component]) -> dict[str, int | None]:

@@ -24,10 +24,12 @@ from llavaflow.models.images import PINPOINTS_336
 from llavaflow.models.lora import Lora
 from llavaflow.models.quantization import Quantization
 from llavaflow.pipelines import _gates, _gates_training
+from llavaflow.pipelines._catalogue import find_recipe
 from llavaflow.pipelines._gates import ENVIRONMENT, Preflight, Problem
 from llavaflow.pipelines._gates_data import DATA
 from llavaflow.pipelines._gates_training import TRAINING
 from llavaflow.pipelines._recipe import Recipe
+from llavaflow.pipelines._settings import apply_settings
 from llavaflow.stages import _fetch, _trackers
 from llavaflow.stages._answerer import Checkpoint
 from llavaflow.stages._judging import Judging
@@ -473,6 +475,31 @@ def test_one_broken_thing_trips_its_gate_and_no_other(
     assert list(found) == [gate], {name: problems[0].what for name, problems in found.items()}
     assert told in found[gate][0].what
     assert found[gate][0].where and found[gate][0].mend
+
+
+@pytest.mark.parametrize(
+    ("setting", "gate", "told"),
+    [
+        ("finetune.template=llava_llama_3", "template", "not made for llama models"),
+        ("finetune.template=v0", "evaluation", "the model learned 'v0'"),
+        ("finetune.save_every_steps=50000", "saving", "it saves every 50000 steps"),
+        ("pretrain.save_every_steps=24000", "saving", "it saves every 24000 steps"),
+        ("finetune.max_length=9", "length", "up to 9 tokens"),
+        ("finetune.projector=linear", "projector", "made with projector mlp2x_gelu"),
+        ("finetune.global_batch=1", "global_batch", "2 devices cannot share"),
+        ("synthesize.model=gpt-4", "credentials", "no key to ask gpt-4"),
+        ("evaluate.review.model=gpt-4", "credentials", "no key to ask gpt-4"),
+    ],
+)
+def test_the_toy_recipe_passes_and_its_models_are_known_to_the_gates(
+    case: Case, setting: str, gate: str, told: str
+) -> None:
+    case.machine = replace(parse("cpu"), memory_gib=16.0)
+    case.recipe = find_recipe("llava15-tiny")
+    assert case.found() == {}
+    case.recipe = apply_settings(case.recipe, [setting])
+    found = case.found()
+    assert list(found) == [gate] and told in found[gate][0].what
 
 
 def test_every_known_trouble_is_in_one_of_the_two_lists() -> None:

@@ -123,7 +123,7 @@ def test_images_bytes_and_losses_are_told(pipeline: Command, tmp_path: Path) -> 
     )
     assert told.json["stages"][0]["images"] == 2
     toy = pipeline("plan", "llava15-tiny", "--json").json
-    assert toy["total"]["fetch_bytes"] == toy["total"]["store_bytes"] == 0, "generated pictures are not the archives"
+    assert toy["total"]["fetch_bytes"] == 0 and toy["total"]["store_bytes"] < 50e6, "a toy's pictures are no archive"
     from_hub = pipeline("plan", "finetune-task", "--from-zoo", "llava-v1.5-7b", "--machine", "h100", "--json").json
     assert from_hub["stages"][0]["fetch_bytes"] == pytest.approx(13.5e9, rel=0.01)
 
