@@ -34,7 +34,21 @@ class BatchChat:
         self.ledger = ledger
 
     def ask_all(self, requests: Sequence[Request], done: Callable[[], None]) -> None:
-        """Settle every request, in rounds: what a round leaves open goes into the next."""
+        """Settle every request, in rounds: what a round leaves open goes into the next.
+
+        Raises StageFailed for a service that cannot be reached, or has no Batch API.
+        """
+        import openai
+
+        try:
+            self._rounds(requests, done)
+        except openai.APIError as error:
+            raise StageFailed(
+                f"the Batch API at {self.client.base_url} did not do its part: {error} What was answered is kept. Run "
+                "again later, or ask without batches: not every service has them."
+            ) from error
+
+    def _rounds(self, requests: Sequence[Request], done: Callable[[], None]) -> None:
         for batch_id in list(self.ledger.open_batches):
             self._collect(batch_id, done)
         for attempt in range(ROUNDS):

@@ -165,3 +165,11 @@ def test_the_date_is_that_of_the_judging(server: Scripted, tmp_path: Path) -> No
         reviewer([Prompt(text="B?")])
     assert reviewer.told()["date"] == f"2024-02-29 to {today}"
     assert len(server.seen) == 2
+
+
+def test_a_service_without_batches_is_told_from_a_failing_one(server: Scripted, tmp_path: Path) -> None:
+    with (
+        open_reviewer(Judging(model="m", batch=True), tmp_path / "ledger.jsonl") as reviewer,
+        pytest.raises(StageFailed, match="Batch API at http://127.0.0.1.*501.*ask without batches"),
+    ):
+        reviewer([Prompt(text="A?")])
