@@ -162,6 +162,8 @@ def _say(error: Exception, row: Any) -> str:
         return f"a record of named fields is expected, not {_kind(row)}"
     if isinstance(error, KeyError):
         return "a mapping of records by id is expected, not a list of them"
+    if "invalid literal for int" in str(error):
+        return f"a whole number is expected, not {str(error).rpartition(': ')[2]}"
     return str(error) or type(error).__name__
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ MOST_QUESTIONS = 9
 NOT_TRAIN = "not-in-train-split"
 # the sentences of a row that holds its own box, by the name that one or another dump gives them
 TEXTS = ("expression", "sents", "sent", "sentences", "captions", "answer")
+# fields of the dumps whose boxes are corners
+CORNER_DIALECT = ("expression", "raw_image_info")
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)(?:_\d+)?")
 
 
@@ -122,8 +124,10 @@ def _flat(file: Path, prefix: str, reading: Reading) -> Iterator[Placed | Sample
     """Rows with a box each. Whether boxes are xywh, and whether there is a train split, is decided from all rows."""
     found: list[list[Expression]] = []
     seen: set[str] = set()
+    dialects: set[bool] = set()
 
     def build(raw: Mapping[str, Any]) -> list[Expression] | Sample:
+        dialects.add(any(name in raw for name in CORNER_DIALECT))
         parent = f"ref/{prefix}{_number(raw, reading.records - 1)}"
         if parent in seen:
             return rejected("refcoco", parent, "repeated-id")
@@ -138,7 +142,7 @@ def _flat(file: Path, prefix: str, reading: Reading) -> Iterator[Placed | Sample
     if any(row[0].split == "train" for row in found):
         yield from (rejected("refcoco", row[0].parents[0], NOT_TRAIN) for row in found if row[0].split != "train")
         found = [row for row in found if row[0].split == "train"]
-    to_corners = _boxes_are_xywh([row[0] for row in found], reading)
+    to_corners = _boxes_are_xywh([row[0] for row in found], reading, usually=dialects != {True})
     reading.repairs["boxes-read-as-xywh" if to_corners else "boxes-read-as-xyxy"] += len(found)
     for row in found:
         x, y, third, fourth = row[0].sides
@@ -189,21 +193,22 @@ def _size_of(raw: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _boxes_are_xywh(found: list[Expression], reading: Reading) -> bool:
+def _boxes_are_xywh(found: list[Expression], reading: Reading, *, usually: bool) -> bool:
+    """Whether boxes are x, y, width, height: as told, or as fits the images, or as `usually` in rows of this dialect.
+
+    Read as xywh, corners leave their images; read as corners, xywh are inside out.
+    """
     told = reading.options.get("boxes")
     if told not in (None, "xywh", "xyxy"):
         raise InputError(f"boxes '{told}' of refcoco are neither xywh nor xyxy.")
-    return told == "xywh" if told else are_xywh(found)
-
-
-def are_xywh(found: Iterable[Expression]) -> bool:
-    """Whether boxes are x, y, width, height: xywh leaves images less often than xyxy is inside out."""
+    if told:
+        return told == "xywh"
     outside = inside_out = 0
     for item in found:
         x, y, third, fourth = item.sides
         outside += x + third > item.width + 1 or y + fourth > item.height + 1
         inside_out += third <= x or fourth <= y
-    return outside <= inside_out
+    return usually if outside == inside_out else outside < inside_out
 
 
 def _placed(items: list[Expression], parent: str, reading: Reading) -> list[Placed | Sample]:

@@ -78,6 +78,15 @@ def test_refs_with_a_box_and_a_list_of_sentences(raw: Any, tmp_path: Path) -> No
         raw.read("refcoco", tmp_path / "train.parquet", options={"boxes": "yx"})
 
 
+@pytest.mark.parametrize(("row", "box"), [("expression", "[0.1, 0.1, 0.2, 0.3]"), ("sents", "[0.1, 0.1, 0.3, 0.4]")])
+def test_boxes_that_fit_both_ways_are_read_as_their_dump_has_them(
+    raw: Any, row: str, box: str, tmp_path: Path
+) -> None:
+    image = {"img_id": "COCO_train2014_000000000012_3", "width": 100, "height": 100}
+    (tmp_path / "x.json").write_text(json.dumps([{row: "it", "bbox": [10, 10, 20, 30], **image}]))
+    assert box in "".join(raw.texts(raw.read("refcoco", tmp_path / "x.json")[0][0]))
+
+
 def test_coco_images_are_known_by_any_of_their_names(raw: Any, tmp_path: Path) -> None:
     row = {"expression": "it", "bbox": [0, 0, 90, 90], "width": 100, "height": 100}
     names = ["COCO_train2014_000000000012_3.jpg", "train2017/000000000012.jpg", "COCO_train2014_000000000012"]
