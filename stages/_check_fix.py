@@ -108,9 +108,10 @@ class Mender:
 def _mend_turns(turns: list[dict[str, Any]], note: Any) -> None:
     """Speakers by their usual names, no white space at the edges, a question first and an answer last."""
     for turn in turns:
-        role = ROLES.get(turn.get("from", ""), turn.get("from"))
-        if role != turn.get("from"):
-            note("speaker", turn.get("from"), role)
+        told = turn.get("from")
+        role = ROLES.get(told, told) if isinstance(told, str) else told
+        if role != told:
+            note("speaker", told, role)
             turn["from"] = role
         clean = turn["value"].strip()
         if clean != turn["value"]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -64,20 +62,6 @@ def test_read_counts_everything(coco: Path, tmp_path: Path, capsys: pytest.Captu
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows[0]["image"] == "coco/train2017/000000000001.jpg"
     assert rows[0]["conversations"][1] == {"from": "gpt", "value": "A red image."}
-
-
-def test_images_are_found_in_the_folders_that_paths_leave_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    problem = {"question": "Q?", "choices": ["a", "b"], "answer": 0, "image": "image.png"}
-    (tmp_path / "problems.json").write_text(json.dumps({"7": problem}))
-    for folder, present in ((None, 0), ("train/7", 1), ("images/train/7", 1)):
-        if folder:
-            (tmp_path / folder).mkdir(parents=True)
-            (tmp_path / folder / "image.png").write_bytes(b"x")
-        args = ("data", "read", "scienceqa", "--path", tmp_path / "problems.json", "--out", tmp_path / "o.jsonl")
-        code, told, _ = pipeline(capsys, *args, "--force", "--json")
-        assert (code, told["images_present"], told["images_missing"]) == (0, present, 1 - present)
 
 
 def test_read_can_leave_out_missing_images(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,37 +378,3 @@ def test_leaks_are_found_in_every_published_form_of_questions(
 def test_help_lists_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     code, text, _ = pipeline(capsys, "data", "check", "--help")
     assert code == 0 and "image-count-mismatch" in text and "near-duplicate" in text
-
-
-@pytest.mark.parametrize(("name", "text"), [("x.jsonl", ""), ("x.jsonl", "\n\n"), ("x.json", "[]"), ("x.json", "")])
-def test_a_file_without_records_passes_no_gate(
-    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / name).write_text(text)
-    for command in (["check", str(tmp_path / name)], ["read", "llava-json", "--path", str(tmp_path / name)]):
-        out = [] if command[0] == "check" else ["--out", str(tmp_path / "out.jsonl")]
-        assert main(["data", *command, *out]) == 2
-        assert not (tmp_path / "out.jsonl").exists()
-    told = capsys.readouterr().err
-    assert "Traceback" not in told and told.count("error: ") == 2
-
-
-def test_pictures_inside_tables_are_found_and_can_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    picture = {"bytes": png(), "path": None}
-    truth = json.dumps({"gt_parse": {"text_sequence": "some words"}})
-    (tmp_path / "raw/data").mkdir(parents=True)
-    table = pa.Table.from_pylist([{"image": picture, "ground_truth": truth}] * 2)
-    pq.write_table(table, tmp_path / "raw/data/train-00000-of-00001.parquet")
-    args = ("--path", tmp_path / "raw", "--out", tmp_path / "x.jsonl", "--extract", tmp_path / "pictures")
-    code, told, _ = pipeline(capsys, "data", "read", "synthdog", *args, "--drop-missing", "--json")
-    assert (code, told["samples"], told["images_present"], told["images_missing"]) == (0, 2, 2, 0)
-    code, told, _ = pipeline(capsys, "data", "check", tmp_path / "x.jsonl", "--images", tmp_path / "pictures", "--json")
-    assert (code, told["errors"]) == (0, {})
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 20)).save(buffer, "JPEG")
-    return buffer.getvalue()
