@@ -166,7 +166,8 @@ def _row(
     if row.hours is not None:
         return row
     why_not = NOT_ESTIMATED.get(item.stage.type_name(), "it has not run here")
-    return _as_last_time(row, recipe.name, store, machine, why_not)
+    row = _as_last_time(row, recipe.name, store, machine, why_not)
+    return replace(row, note="; ".join(filter(None, (asked.told, row.note)))) if asked else row
 
 
 def _training_row(row: PlanRow, stage: Train, machine: Machine, facts: Mapping[str, Json] | None) -> PlanRow:

@@ -29,12 +29,22 @@ REVIEWED = {"llava-bench-coco": (90, 600, 125), "llava-bench-wild": (60, 500, 12
 
 @dataclass(frozen=True, kw_only=True)
 class Requests:
-    """`usd` is None where the stage states no price for a paid model."""
+    """`usd` is None where nobody knows the price of a paid model; `batch`: by the Batch API, for less."""
 
     requests: int
     input_tokens: int
     output_tokens: int
     usd: float | None
+    batch: bool = False
+
+    @property
+    def told(self) -> str:
+        """What the other way to ask would cost."""
+        if not self.usd:
+            return ""
+        if self.batch:
+            return f"batch price; {self.usd / BATCH_SHARE:,.2f} USD with batch=false"
+        return f"{self.usd * BATCH_SHARE:,.2f} USD with batch=true"
 
 
 def estimate_requests(stage: Stage) -> Requests | None:
@@ -53,7 +63,9 @@ def _synthesis(stage: Synthesize) -> Requests | None:
     sent = round(sum(counts[kind] * lengths[kind][0] for kind in KINDS))
     received = round(sum(counts[kind] * min(lengths[kind][1], stage.max_tokens) for kind in KINDS))
     usd = 0.0 if stage.model == MODEL else _usd(stage, sent, received)
-    return Requests(requests=sum(counts.values()), input_tokens=sent, output_tokens=received, usd=usd)
+    return Requests(
+        requests=sum(counts.values()), input_tokens=sent, output_tokens=received, usd=usd, batch=stage.batch
+    )
 
 
 def _reviews(review: Judging) -> Requests | None:
@@ -64,7 +76,11 @@ def _reviews(review: Judging) -> Requests | None:
     received = sum(count * tokens for count, _, tokens in asked)
     usd = 0.0 if review.model == LOCAL_JUDGE else _usd(review, sent, received)
     return Requests(
-        requests=sum(count for count, _, _ in asked), input_tokens=sent, output_tokens=received, usd=usd
+        requests=sum(count for count, _, _ in asked),
+        input_tokens=sent,
+        output_tokens=received,
+        usd=usd,
+        batch=review.batch,
     )
 
 

@@ -49,6 +49,8 @@ def _render(console: Console, plan: Plan, refused: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from llavaflow.infra.prices import AS_OF
+
     table = Table(title=f"{plan.recipe} on {plan.machine.name}", title_justify="left", box=None, pad_edge=False)
     for title in ("stage", "status", "fingerprint"):
         table.add_column(title, no_wrap=True)
@@ -61,7 +63,7 @@ def _render(console: Console, plan: Plan, refused: str) -> None:
     hours = "unknown" if plan.hours is None else f"{plan.hours:,.2f} h"
     cost = "" if plan.cost_usd is None else f", {plan.cost_usd:,.2f} USD"
     rest = f"; not known for {', '.join(plan.unknown)}" if plan.unknown and plan.hours is not None else ""
-    console.print(f"total {hours}{cost}{rest}", soft_wrap=True)
+    console.print(f"total {hours}{cost}{rest}{f'; prices of {AS_OF}' if plan.cost_usd else ''}", soft_wrap=True)
     if plan.store_bytes:
         console.print(
             f"to fetch {_size(plan.fetch_bytes)}; to store {_size(plan.store_bytes)} "

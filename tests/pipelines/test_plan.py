@@ -143,7 +143,8 @@ def test_paid_requests_are_counted_and_priced() -> None:
     counted_later = replace(asked, detail=None)
     assert estimate_requests(counted_later) is None
     told = estimate_requests(unpriced)
-    assert told and told.usd is None, "a price that nobody stated is not zero"
+    assert told and not told.told and found.told.endswith("with batch=true") and "batch=false" in halved.told
+    assert told.usd is None, "a price that nobody stated is not zero"
 
 
 def test_reviews_of_a_paid_judge_are_counted_and_priced(pipeline: Command) -> None:
