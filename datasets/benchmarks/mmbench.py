@@ -18,6 +18,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
     Options,
     Pair,
     Prompt,
+    Read,
     Scored,
     mean,
 )
@@ -41,8 +42,17 @@ JUDGE_PROMPT = (
 )
 
 
-def _read(gold: Path, options: Options) -> list[Item]:
-    path = find(gold, "mmbench_dev*.tsv", "MMBench_DEV*.tsv", "*.tsv", "*.csv", "*.jsonl", what="MMBench's TSV")
+def reader(*names: str) -> Read:
+    """A reader of MMBench's table; `names` tell one language from the other, for both lie in one folder."""
+
+    def read(gold: Path, options: Options) -> list[Item]:
+        path = find(gold, *names, "mmbench_dev*.tsv", "*.tsv", "*.csv", "*.jsonl", what="MMBench's TSV")
+        return _items(path)
+
+    return read
+
+
+def _items(path: Path) -> list[Item]:
     items = [_item(row, path) for row in rows(path)]
     numbers = {item.meta["index"] for item in items}
     lost = [number for number in numbers if number % ROTATION not in numbers]
@@ -166,7 +176,7 @@ BENCHMARK = Benchmark(
     ),
     source="MMBench circular evaluation; VLMEvalKit can_infer, lmms-eval mmbench_evals.py",
     column="MMB",
-    read=_read,
+    read=reader("mmbench_dev_2*.tsv", "mmbench_dev_en*.tsv", "MMBench_DEV_EN*.tsv"),
     mark=_mark,
     names=usual_names,
     upload=_upload,

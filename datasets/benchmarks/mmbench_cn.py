@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llavaflow.datasets.benchmarks._benchmark import variant
 from llavaflow.datasets.benchmarks.mmbench import BENCHMARK as MMBENCH
+from llavaflow.datasets.benchmarks.mmbench import reader
 
 BENCHMARK = variant(
     MMBENCH,
@@ -12,4 +13,5 @@ BENCHMARK = variant(
     layout="mmbench_dev_cn_20231003.tsv: index, question, hint, A, B, C, D, answer, category, image, ...",
     prompt="{hint}\\n{question}\\nA. ...\\n请直接回答选项字母。",
     column="MMB-CN",
+    read=reader("mmbench_dev_cn*.tsv", "MMBench_DEV_CN*.tsv", "*_cn*.tsv", "*_CN*.tsv"),
 )

@@ -32,9 +32,12 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 CATEGORIES = PERCEPTION + COGNITION
 READ_CHARACTERS = 4
 TAIL = "Please answer yes or no."
+RELEASE = "MME_Benchmark_release_version"
 
 
 def _read(gold: Path, options: Options) -> list[Item]:
+    if (gold / RELEASE).is_dir():
+        gold = gold / RELEASE
     records = list(_folder(gold)) if gold.is_dir() else list(_file(gold))
     if not records:
         find(gold, "existence.txt", "existence/*.txt", what="MME gold (a folder per category, or joined text files)")

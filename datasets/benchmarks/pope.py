@@ -36,7 +36,8 @@ NEGATIVE = ("No", "no", "not")
 
 def _read(gold: Path, options: Options) -> list[Item]:
     if gold.is_dir():
-        paths = list(dict.fromkeys(find_all(gold, "coco_pope_*.json", "*pope*.json")))
+        # beside COCO's the authors publish the same for A-OKVQA, GQA and SEEM: another test
+        paths = list(dict.fromkeys(find_all(gold, "coco_pope_*.json"))) or list(find_all(gold, "*pope*.json"))
         paths = paths or [find(gold, "coco_pope_*.json", what="POPE gold (coco_pope_random.json and so on)")]
     else:
         paths = [gold]

@@ -6,6 +6,7 @@ ask for a caption of a region.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
     Mark,
     Options,
     Pair,
+    Read,
     Scored,
     grouped,
     mean,
@@ -28,16 +30,29 @@ from llavaflow.infra.errors import InputError
 
 TEXTS = ("expression", "sents", "sent", "sentence", "phrase", "answer", "text", "question")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+CALLED = re.compile(r"refcoco(\+|_?plus|g|)")
 NOTHING: Corners = (0.0, 0.0, 0.0, 0.0)
 ASK = "Please provide the bounding box coordinate of the region this sentence describes:"
 
 
-def _read(gold: Path, options: Options) -> list[Item]:
-    paths = list(dict.fromkeys(find_all(gold, "*.jsonl", "*.json", "*.parquet"))) if gold.is_dir() else [gold]
-    items = [item for path in paths for item in _one(path, len(paths) > 1)]
-    if not items:
-        raise InputError(f"no referring expressions in {gold}: expected records with an expression and a bbox.")
-    return items
+def reader(name: str) -> Read:
+    """A reader of a file, or of those in a folder that are called by the benchmark; of all where none is."""
+
+    def read(gold: Path, options: Options) -> list[Item]:
+        paths = list(dict.fromkeys(find_all(gold, "*.jsonl", "*.json", "*.parquet"))) if gold.is_dir() else [gold]
+        paths = [path for path in paths if _called(path) == name] or paths
+        items = [item for path in paths for item in _one(path, len(paths) > 1)]
+        if not items:
+            raise InputError(f"no expressions of {name} in {gold}: expected records with an expression and a bbox.")
+        return items
+
+    return read
+
+
+def _called(path: Path) -> str:
+    """Which of the three benchmarks a file's name says, empty where it says none."""
+    found = CALLED.search(path.name.lower())
+    return {"": "refcoco", "g": "refcocog"}.get(found.group(1), "refcoco-plus") if found else ""
 
 
 def _one(path: Path, several: bool) -> Iterator[Item]:
@@ -151,7 +166,7 @@ BENCHMARK = Benchmark(
         "padded: of LLaVA's square, moved back to the image."
     ),
     source="lmms-eval refcoco/utils_rec.py; padded frame: ConvLLaVA's grounding evaluation",
-    read=_read,
+    read=reader("refcoco"),
     mark=_mark,
     names=_names,
 )

@@ -4,5 +4,11 @@ from __future__ import annotations
 
 from llavaflow.datasets.benchmarks._benchmark import variant
 from llavaflow.datasets.benchmarks.refcoco import BENCHMARK as REFCOCO
+from llavaflow.datasets.benchmarks.refcoco import reader
 
-BENCHMARK = variant(REFCOCO, name="refcoco-plus", title="RefCOCO+ referring expressions (no words of place)")
+BENCHMARK = variant(
+    REFCOCO,
+    name="refcoco-plus",
+    title="RefCOCO+ referring expressions (no words of place)",
+    read=reader("refcoco-plus"),
+)

@@ -47,7 +47,8 @@ def command(
 ) -> None:
     """Score stored answers of BENCH against its gold, or write the file for its server.
 
-    Missing, repeated and unknown answers are refused; replies that the rule cannot read are counted.
+    Missing, repeated and unknown answers are refused; replies that the rule cannot read are counted. In a file for a
+    server missing answers are filled as it wants them.
     """
     from llavaflow.datasets.benchmarks._answers import read_answers, with_questions
     from llavaflow.datasets.benchmarks._benchmark import Options, load_benchmark
@@ -69,7 +70,13 @@ def command(
     if gold is not None and judge_model is None:
         # for an upload the gold of a judged benchmark is but the list of its questions
         if upload is None or reviews or not benchmark.judged:
-            document |= (result := benchmark.score(given, gold, options)).as_json()
+            try:
+                document |= (result := benchmark.score(given, gold, options)).as_json()
+            except InputError as error:
+                if upload is None:
+                    raise
+                # the file for the server is written, holes filled; a score of them is another matter
+                document["not_scored"] = str(error)
     elif gold is not None and judge_model is not None:
         from llavaflow.stages._judging import Judging, score_judged
 
@@ -99,3 +106,5 @@ def _render(console: Console, document: dict[str, Any], result: Result | None) -
         )
     if "upload" in document:
         console.print(f"wrote {document['upload']}: {document['filled']} missing answers filled")
+    if "not_scored" in document:
+        console.print(f"not scored: {document['not_scored']}")

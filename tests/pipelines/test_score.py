@@ -74,6 +74,19 @@ def test_upload_needs_no_gold(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert [row["answer"] for row in json.loads(out.read_text())] == ["red", "blue", ""]
 
 
+def test_an_upload_with_holes_is_written_and_not_scored(tmp_path: Path) -> None:
+    rows = [{"question_id": f"{n}", "answer": "A", "data_type": "image", "question_type_id": 1} for n in range(2)]
+    (tmp_path / "SEED-Bench.json").write_text(json.dumps({"questions": rows, "question_type": {"Scene": 1}}))
+    (tmp_path / "a.json").write_text(json.dumps({"1": "A"}))
+    words = ("seed", "--answers", tmp_path / "a.json", "--gold", tmp_path, "--json", "--upload")
+    done = pipeline(*words, tmp_path / "up.jsonl")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["filled"]) == (0, 1) and "score" not in document
+    assert "--allow-missing" in document["not_scored"]
+    assert [json.loads(line)["prediction"] for line in (tmp_path / "up.jsonl").read_text().splitlines()] == ["", "A"]
+    assert json.loads(pipeline(*words, tmp_path / "again.jsonl", "--allow-missing").stdout)["score"] == 50.0
+
+
 def test_upload_of_a_judged_benchmark_asks_no_judge(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text(json.dumps({"question_id": 0, "text": "What?", "image": "v1_0.png"}))
     (tmp_path / "a.jsonl").write_text(json.dumps({"question_id": 0, "prompt": "What?", "text": "two"}))

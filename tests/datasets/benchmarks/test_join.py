@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llavaflow.datasets.benchmarks._answers import read_answers
-from llavaflow.datasets.benchmarks._benchmark import benchmark_names, load_benchmark
+from llavaflow.datasets.benchmarks._benchmark import Options, benchmark_names, load_benchmark
 from llavaflow.infra.errors import InputError
 from llavaflow.tests.datasets.benchmarks.conftest import SHORT, llava, score
 
@@ -232,3 +232,29 @@ def test_what_python_writes_and_strict_readers_refuse_is_read(write: Any) -> Non
     for name, content in (("a.jsonl", lines), ("b.json", '{"1": "ok \\ud83d", "2": "B"}')):
         answers = read_answers(write(name, content))
         assert [(answer.id, answer.text) for answer in answers] == [("1", "ok \ufffd"), ("2", "B")]
+
+
+@pytest.mark.parametrize(("name", "text"), [("refcoco", "short"), ("refcoco-plus", "plus"), ("refcocog", "long")])
+def test_refcoco_and_its_sisters_may_lie_in_one_folder(write: Any, name: str, text: str) -> None:
+    files = {"REC_refcoco_unc_val": "short", "refcoco+_val": "plus", "refcocog_test": "long"}
+    for file, expression in files.items():
+        row = {"expression": expression, "bbox": [0, 0, 10, 10], "width": 20, "height": 20}
+        gold = write(f"gold/{file}.jsonl", [row]).parent
+    assert [item.text for item in load_benchmark(name).items(gold, Options())] == [text]
+
+
+def test_gold_is_found_where_the_guides_of_others_put_it(write: Any) -> None:
+    """Both MMBenches lie in one folder in LLaVA's guide, POPE publishes four tests, MME has a folder around it."""
+    for file, question in (("mmbench_dev_20230712", "Which?"), ("mmbench_dev_cn_20231003", "哪个?")):
+        write(f"mmbench/{file}.tsv", f"index\tquestion\tA\tB\tanswer\n1\t{question}\tx\ty\tA\n")
+    for folder, image in (("coco", "c.jpg"), ("gqa", "g.jpg")):
+        row = {"question_id": 1, "image": image, "text": "Is it?", "label": "yes"}
+        write(f"pope/{folder}/{folder}_pope_random.json", json.dumps(row))
+    line = "Is it? Please answer yes or no.\tYes\n"
+    root = write("mme/MME_Benchmark_release_version/existence/1.txt", line).parents[3]
+
+    def asked(name: str, folder: str) -> list[str]:
+        return [f"{item.text} {item.image}" for item in load_benchmark(name).items(root / folder, Options())]
+
+    assert asked("mmbench", "mmbench") == ["Which? 1"] and asked("mmbench-cn", "mmbench") == ["哪个? 1"]
+    assert asked("pope", "pope") == ["Is it? c.jpg"] and asked("mme", "mme") == ["Is it? existence/1"]
