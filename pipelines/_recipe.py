@@ -70,9 +70,17 @@ class Recipe:
     def replace(self, changes: Mapping[str, Mapping[str, object]], **fields: Any) -> Self:
         """This recipe with fields of stages replaced, and every stage that holds a replaced stage rebuilt.
 
-        `changes` maps a stage name to its new field values; `fields` are those of the recipe itself.
+        `changes` maps a stage name to its new field values; `fields` are those of the recipe itself. A number that is
+        changed loses its source, unless new sources are given.
         """
-        return self._rebuilt(lambda name, stage, renew: _renew_fields(stage, renew, changes.get(name, {})), fields)
+        from llavaflow.pipelines._flat import flat_settings
+
+        made = self._rebuilt(lambda name, stage, renew: _renew_fields(stage, renew, changes.get(name, {})), fields)
+        if "sources" in fields or not self.sources:
+            return made
+        old, new = flat_settings(self), flat_settings(made)
+        still = {path: text for path, text in self.sources.items() if path in new and old.get(path) == new[path]}
+        return dataclasses.replace(made, sources=still)
 
     def swap(self, others: Mapping[str, Stage]) -> Self:
         """This recipe with whole stages replaced by others, and every stage that holds one of them rebuilt."""

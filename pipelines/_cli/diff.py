@@ -39,7 +39,7 @@ def command(a: str, b: str, store: ArtifactStore, as_json: bool) -> None:
 
 
 def _is_recipe(ref: str) -> bool:
-    return not set(ref) & set(":/.")
+    return ref.endswith(".py") or not set(ref) & set(":/.")
 
 
 def _recipes(a: str, b: str) -> dict[str, Json]:

@@ -62,7 +62,7 @@ def command(ctx: click.Context, ref: str, verify: bool, store: ArtifactStore, as
 def _is_recipe(ref: str) -> bool:
     from pathlib import Path
 
-    return not set(ref) & set(":/") and not Path(ref, "record.json").is_file()
+    return ref.endswith(".py") or (not set(ref) & set(":/") and not Path(ref, "record.json").is_file())
 
 
 def _artifact(ref: str, store: ArtifactStore, verify: bool) -> Page:

@@ -214,6 +214,17 @@ def test_diff_of_two_recipes_names_the_sources_of_numbers(ask: Any, monkeypatch:
     assert ask("diff", "one", "toy/mix")[1] == 2
 
 
+def test_a_recipe_file_of_ones_own_is_compared_and_shown(ask: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from llavaflow.pipelines import llava15\n"
+        "RECIPE = llava15.RECIPE.replace({'finetune': {'learning_rate': 1e-5}}, name='mine')\n"
+    )
+    row = ask("diff", "llava15", str(file), "--json")[0]["differences"][0]
+    assert (row["path"], row["a"], row["b"], row["source_b"]) == ("finetune.learning_rate", 2e-5, 1e-5, None)
+    assert ask("show", str(file), "--json")[0]["settings"]["finetune.learning_rate"] == 1e-5
+
+
 def test_show_prints_a_recipe_and_a_row_of_the_zoo(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     exam = Exam(marks=(1,))
     recipe = Recipe(name="one", stages={"exam": exam, "again": Fit(data=exam)}, sources={"exam.marks[0]": "the card"})

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from llavaflow.infra.errors import InputError
+from llavaflow.pipelines._catalogue import find_recipe
 from llavaflow.pipelines._recipe import Recipe
+
+
+def test_a_number_that_is_changed_loses_its_source() -> None:
+    slower = {"finetune": {"learning_rate": 1e-5}}
+    recipe = find_recipe("llava15").replace(slower)
+    assert "finetune.learning_rate" not in recipe.sources and "finetune.global_batch" in recipe.sources
+    kept = find_recipe("llava15").replace(slower, sources={"finetune.learning_rate": "x"})
+    assert dict(kept.sources) == {"finetune.learning_rate": "x"}
 
 
 def test_inputs_come_before_those_who_take_them(toy: Recipe) -> None:
