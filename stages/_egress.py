@@ -113,13 +113,17 @@ class EgressProxy:
         self.requests += 1
         method, target, *_ = [*lines[0].split(" "), "", ""]
         tunnel = method == "CONNECT"
-        parts = urlsplit("//" + target if tunnel else target)
+        try:
+            parts = urlsplit("//" + target if tunnel else target)
+            port = parts.port or (443 if tunnel else 80)
+        except ValueError as error:
+            raise Refused(403, "refused", "malformed-url") from error
         if not tunnel and (method not in ("GET", "HEAD") or parts.scheme != "http" or not parts.hostname):
             raise Refused(403, "refused", "scheme")
         host = (parts.hostname or "").lower().rstrip(".")
         slot = self._slots.setdefault(host, asyncio.Semaphore(self.per_host))
         async with slot, asyncio.timeout(PATIENCE * self.timeout_s):
-            address, port = await self._resolve(host, parts.port or (443 if tunnel else 80))
+            address, port = await self._resolve(host, port)
             out_reader, out_writer = await self._connect(address, port)
             try:
                 if tunnel:

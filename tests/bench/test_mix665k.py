@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import raw_sets  # type: ignore[import-not-found]  # noqa: E402
+from test_text_to_labels import llama_like  # type: ignore[import-not-found]  # noqa: E402
 
 from llavaflow.datasets._mixture import MIX665K  # noqa: E402
 from llavaflow.datasets._records import open_records  # noqa: E402
@@ -112,9 +114,16 @@ def measured(work: Callable[..., Any], *args: Any) -> Cost:
     return Cost(*queue.get())
 
 
-def test_mix665k_from_official_raw_sizes(raw: Path, tmp_path: Path) -> None:
-    seconds, _, peak_gib = measured(build, raw, tmp_path / "one")
-    first = tmp_path / "one/mixture/bench"
+@pytest.fixture(scope="module")
+def built(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Cost]]:
+    """The mixture, built once for all that is measured on it, and what it took."""
+    root = tmp_path_factory.mktemp("one")
+    yield root / "mixture/bench", measured(build, raw, root)
+    shutil.rmtree(root)
+
+
+def test_mix665k_from_official_raw_sizes(raw: Path, built: tuple[Path, Cost], tmp_path: Path) -> None:
+    first, (seconds, _, peak_gib) = built
     facts = json.loads((first / "record.json").read_text())["facts"]
     assert {part["name"]: part["samples"] for part in facts["components"]} == {
         part.name: part.expected for part in MIX665K.parts
@@ -127,6 +136,19 @@ def test_mix665k_from_official_raw_sizes(raw: Path, tmp_path: Path) -> None:
     assert [sha256_file(first / name) for name in OUTPUTS] == [sha256_file(second / name) for name in OUTPUTS]
     assert seconds <= 2.5 * floor and peak_gib < 4
     assert ratio <= 10
+
+
+def test_exact_lengths_and_labels_of_all_records(built: tuple[Path, Cost]) -> None:
+    """The option that needs a tokenizer, on all cores; timed apart, held against nothing but its own findings."""
+    file = built[0] / "data.jsonl"
+    with file.open("rb") as stream:
+        heads = [orjson.loads(line) for line in islice(stream, 3000)]
+    tokenizer = llama_like([turn["value"] for record in heads for turn in record["conversations"]])
+    gate = Gate(rules=Rules(tokenizer=tokenizer))
+    started = time.perf_counter()
+    document = count_findings(gate, open_records(file).rows(), None)
+    print(f"\nexact lengths and labels of {document['samples']:,} records: {time.perf_counter() - started:.0f} s")
+    assert document["samples"] == census(gate.lengths)["records"] == 665_298 and not document["errors"]
 
 
 def check_ratio(file: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
@@ -84,6 +85,25 @@ def test_names_that_do_not_resolve_and_ports_that_do_not_answer(web: WorldWeb) -
         assert reason(proxy, "http://nowhere.invalid/a.jpg") == "dns"
         assert reason(proxy, "http://127.0.0.1:1/a.jpg") == "connection"
         assert reason(proxy, "ftp://127.0.0.1/a.jpg") == "scheme"
+        assert reason(proxy, "http://127.0.0.1:99999/a.jpg") == "malformed-url"
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a public address at first and a private one from then on (DNS rebinding) gains nothing."""
+    answers, reached = iter(["93.184.216.34", "127.0.0.1", "10.0.0.1"]), []
+
+    async def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(0, 0, 0, "", (next(answers), port))]
+
+    async def connect(address: str, *_: object, **__: object) -> None:
+        reached.append(address)
+        raise ConnectionRefusedError
+
+    with EgressProxy() as proxy:
+        monkeypatch.setattr(proxy._loop, "getaddrinfo", resolve)
+        monkeypatch.setattr(asyncio, "open_connection", connect)
+        told = [reason(proxy, "http://rebinds.example/a.jpg") for _ in range(3)]
+    assert told == ["connection", "private-address", "private-address"] and reached == ["93.184.216.34"]
 
 
 def test_waiting_for_a_turn_is_not_held_against_a_url(web: WorldWeb) -> None:
