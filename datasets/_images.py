@@ -2,12 +2,14 @@
 
 Records carry paths of a layout (`coco/train2017/000000000123.jpg`) while a user's folder may start anywhere inside
 it, so leading folders are taken off until a file is there. A file whose suffix differs from the record's (OCR-VQA's
-`.gif`s that the mixture calls `.jpg`) is found under its own. Paths never lead outside the root.
+`.gif`s that the mixture calls `.jpg`) is found under its own, a COCO image also under its name of 2014, when the same
+photographs were split in another way. Paths never lead outside the root.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +26,9 @@ FORMATS = {
     "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png",), "GIF": (".gif",),
     "WEBP": (".webp",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "JPEG2000": (".jp2", ".j2k"), "AVIF": (".avif",),
 }  # fmt: skip
+
+_COCO_2017 = re.compile(r"\d{12}\.jpg")
+_SPLITS_2014 = ("train2014", "val2014")
 
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -73,7 +78,7 @@ class ImageFolder:
         for folder in self._folders(parts):
             if parts[-1] in self._listing(folder):
                 return folder / parts[-1]
-        return self._under_other_suffix(parts)
+        return self._under_other_suffix(parts) or self._of_2014(parts)
 
     def load(self, name: str) -> bytes | None:
         """The bytes of an image, or None when it is not there."""
@@ -87,6 +92,17 @@ class ImageFolder:
             for suffix in SUFFIXES:
                 if stem + suffix in names:
                     return folder / (stem + suffix)
+        return None
+
+    def _of_2014(self, parts: list[str]) -> Path | None:
+        """A COCO image under `train2014/COCO_train2014_<id>.jpg` or the same of val2014."""
+        if not _COCO_2017.fullmatch(parts[-1]):
+            return None
+        for split in _SPLITS_2014:
+            name = f"COCO_{split}_{parts[-1]}"
+            for folder in self._folders([*parts[:-2], split, name]):
+                if name in self._listing(folder):
+                    return folder / name
         return None
 
     def _folders(self, parts: list[str]) -> Iterator[Path]:

@@ -56,6 +56,16 @@ def test_formats_fit_the_suffixes_that_cameras_and_scanners_write(form: str, nam
     assert look.fault is None and look.fits(name) and not look.fits("a.png")
 
 
+@pytest.mark.parametrize("start", ["", "coco", "coco/val2014"])
+def test_coco_images_are_found_under_their_names_of_2014(tmp_path: Path, start: str) -> None:
+    (tmp_path / "coco/val2014").mkdir(parents=True)
+    file = tmp_path / "coco/val2014/COCO_val2014_000000000042.jpg"
+    file.write_bytes(b"x")
+    folder = ImageFolder(tmp_path / start)
+    assert folder.find("coco/train2017/000000000042.jpg") == file
+    assert folder.find("coco/train2017/000000000043.jpg") is None and folder.find("coco/train2017/42.jpg") is None
+
+
 def test_several_roots_are_searched_in_their_order(root: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
