@@ -93,7 +93,7 @@ def _questions(file: Path) -> list[Any]:
 
 def _asked(number: str, image: str, text: str, raw: dict[str, Any], reading: Reading) -> Asked | Sample:
     folder = "abc_images" if raw.get("abcLabel") else "images"
-    asked = _lettered(text, raw["answerTexts"], raw["correctAnswer"], reading)
+    asked = _lettered(text, raw["answerTexts"], int(raw["correctAnswer"]), reading)
     fault = rejected("ai2d", f"question/{number}", "bad-choices")
     return Asked(number, f"{folder}/{image}", *asked) if asked else fault
 

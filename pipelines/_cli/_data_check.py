@@ -100,7 +100,11 @@ def check(
             against=EvaluationSets(against, records.images) if against else None,
         )
     )
-    document = {"form": records.form, **count_findings(gate, records.rows(), quarantine)}
+    document = {
+        "form": records.form,
+        "images_checked": records.images is not None,
+        **count_findings(gate, records.rows(), quarantine),
+    }
     document["lengths"] = {"exact": tokenizer is not None, **census(gate.lengths)}
     if fix is not None:
         from llavaflow.stages._check_fix import write_fixed
@@ -174,6 +178,8 @@ def _render(console: Console, document: dict[str, Any]) -> None:
     for example in document["examples"]:
         told = f"  record {example['record']} (id {example['id']}): {example['kind']} {example['detail']}"
         console.print(told, markup=False)
+    if not document["images_checked"]:
+        console.print("images were not looked at: --images FOLDER says where their paths start")
     if not document["errors"]:
         console.print("[green]no errors[/]")
     if "fixed" in document:
