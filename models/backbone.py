@@ -55,6 +55,15 @@ def dtype(precision: Precision | None) -> torch.dtype | Literal["auto"]:
     return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+def precision_here() -> Precision:
+    """What to answer in on this machine: half precision on a GPU, bf16 where it has it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "float32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
 def original_body(config: Any) -> str:
     """What the names of a language model's weights begin with in upstream's files, by its configuration."""
     return "transformer." if config.model_type == "mpt_text" else "model."

@@ -80,6 +80,7 @@ def make_worker(
     """The worker side: load the checkpoint once, then answer batches of questions."""
     import torch
 
+    from llavaflow.models.backbone import precision_here
     from llavaflow.models.generate import Question, answers, pixels, prompt_ids
     from llavaflow.models.llava import template_of
     from llavaflow.models.opening import open_checkpoint
@@ -90,7 +91,7 @@ def make_worker(
         checkpoint.path,
         base=checkpoint.base,
         vision=checkpoint.vision,
-        precision="bf16" if device == "cuda" else "float32",
+        precision=precision_here(),
     )
     llava.model.to(device)
     form = template or template_of(llava.model.config)

@@ -10,6 +10,7 @@ from transformers import AttentionInterface
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models import attention, kernels
+from llavaflow.models.backbone import precision_here
 from llavaflow.models.kernels import Kernels, Present, choose, parse
 from llavaflow.models.labels import IGNORE
 from llavaflow.models.objective import Objective
@@ -126,3 +127,14 @@ def test_compiled_layers_change_no_gradient(toy_llava: Any) -> None:
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     assert one.keys() == other.keys() and one
     return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "half", "expected"), [(False, False, "float32"), (True, True, "bf16"), (True, False, "fp16")]
+)
+def test_answers_are_computed_in_what_the_machine_has(
+    cuda: bool, half: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: half)
+    assert precision_here() == expected
