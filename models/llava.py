@@ -11,7 +11,7 @@ configuration and the processor, so that plain transformers needs nothing of thi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -187,6 +187,32 @@ def load(
             language_width=config.text_config.hidden_size,
         ),
     )
+
+
+def as_designed(llava: Llava, design: Design, where: str) -> Llava:
+    """A checkpoint that goes on under a design: pictures are squared as the design says, and all else must agree.
+
+    (Published Hugging Face forms of LLaVA-1.5 cut pictures where the original pads them.) Raises InputError naming both
+    sides.
+    """
+    rule, config = llava.image_rule, llava.model.config
+    sides = {
+        "projector": (llava.projector.kind, design.projector),
+        "select_layer": (config.vision_feature_layer, design.select_layer),
+        "im_start_end": (llava.im_start_end, design.im_start_end),
+        "image_aspect": (rule.aspect, design.image_aspect),
+        "pinpoints": (rule.pinpoints, design.pinpoints),
+    }
+    if "anyres" not in sides["image_aspect"]:
+        del sides["image_aspect"]
+    apart = {name: pair for name, pair in sides.items() if pair[0] != pair[1]}
+    if apart:
+        said = "; ".join(f"{name} is {has}, the recipe has {wants}" for name, (has, wants) in apart.items())
+        raise InputError(f"{where} was made otherwise: {said}. Set what the checkpoint has.")
+    if rule.aspect == design.image_aspect:
+        return llava
+    rule = replace(rule, aspect=design.image_aspect)
+    return replace(llava, image_rule=rule, processor=processor_of(rule, llava.tokenizer, config))
 
 
 def projector_kind(config: Mapping[str, Any]) -> str:

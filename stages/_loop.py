@@ -143,7 +143,8 @@ def _join(job: Job, *, rounded: bool) -> Llava:
     """The model that the job starts from; `rounded`: quantised, if it is to be."""
     quantization = job.lora.quantization if job.lora is not None and rounded else None
     if job.base is not None:
-        return llavas.load(job.base, precision=job.precision, quantization=quantization)
+        model = llavas.load(job.base, precision=job.precision, quantization=quantization)
+        return llavas.as_designed(model, job.design, job.base)
     return llavas.build(
         job.vision,
         job.language,

@@ -44,7 +44,8 @@ class Train(Stage):
     """Train parts of a LLaVA model on LLaVA records.
 
     data            a stage that writes data.jsonl, images.parquet and shards/
-    base            a whole LLaVA checkpoint to go on from; then vision, language and projector_from are not used
+    base            a whole LLaVA checkpoint to go on from, made as the other settings say; then vision, language and
+                    projector_from are not used
     projector_from  an earlier Train whose mm_projector.bin is taken
     trainable       out of mm_projector, language_model, vision_tower; the tower only from vision_from_layer up
     pinpoints       anyres (merged by spatial_unpad): the (width, height) that an image may be cut to

@@ -132,3 +132,26 @@ def test_a_tied_head_is_stored_once(toy_foundation: Path, toy_language: Callable
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     again = llava.load(str(tmp_path)).model
     assert torch.equal(again.lm_head.weight, gathered["lm_head.weight"])
+
+
+def test_a_checkpoint_goes_on_as_the_recipe_squares_pictures_and_is_refused_where_it_was_made_otherwise(
+    toy_foundation: Path, tmp_path: Path
+) -> None:
+    parts = (str(toy_foundation / "clip"), str(toy_foundation / "language"))
+    cut = llava.build(*parts, Design(image_aspect="square"))
+    padded = llava.as_designed(cut, Design(image_aspect="pad"), "base")
+    assert padded.image_rule.aspect == "pad" and padded.model is cut.model
+    llava.save(padded, tmp_path)
+    assert llava.load(str(tmp_path)).image_rule == padded.image_rule
+    pinpoints = ((28, 56), (56, 28))
+    for design, said in (
+        (Design(projector="linear"), "projector is mlp2x_gelu, the recipe has linear"),
+        (Design(select_layer=-1), "select_layer is -2, the recipe has -1"),
+        (Design(im_start_end=True), "im_start_end is False, the recipe has True"),
+        (Design(image_aspect="anyres", pinpoints=pinpoints), "image_aspect is pad, the recipe has anyres"),
+    ):
+        with pytest.raises(InputError, match=f"^base was made otherwise: {said}"):
+            llava.as_designed(padded, design, "base")
+    tiles = llava.build(*parts, Design(image_aspect="anyres", pinpoints=pinpoints))
+    with pytest.raises(InputError, match="pinpoints is .*28, 56.*the recipe has .*56, 56"):
+        llava.as_designed(tiles, Design(image_aspect="anyres", pinpoints=((56, 56),)), "base")
