@@ -147,6 +147,7 @@ def check(names: tuple[str, ...], toy_foundation: Path, toy_language: Callable[[
         llava.save(model, folder / name)
         again = llava.load(str(folder / name))
         assert (again.image_rule, again.projector) == (model.image_rule, model.projector)
+        assert llava.as_designed(again, KINDS[name].design, name) is again
         assert words_of(again, KINDS[name].template) == expected[name]
         picture().save(folder / f"{name}.png")
     home = {**os.environ, "HF_HOME": str(folder / "hub")}
