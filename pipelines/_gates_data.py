@@ -16,6 +16,7 @@ import orjson
 
 from llavaflow.datasets._images import ImageFolder
 from llavaflow.datasets._mixture import MIXTURES
+from llavaflow.datasets.benchmarks._benchmark import load_benchmark
 from llavaflow.infra.errors import InputError
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
 from llavaflow.pipelines._volume import estimate_volume
@@ -164,6 +165,9 @@ def questions(preflight: Preflight) -> Iterator[Problem]:
         there = ", ".join(sorted(entry.name for entry in stage.folder.glob("*/"))) or "nothing"
         for benchmark in stage.benchmarks:
             file = stage.folder / benchmark / QUESTIONS
+            # the gold of some holds the questions too
+            if not file.is_file() and load_benchmark(benchmark).ask and file.parent.is_dir():
+                continue
             if not file.is_file():
                 mend = f"put it there (`pipeline show benchmark:{benchmark}` tells how), or ask other benchmarks"
                 what = f"{benchmark} has no {QUESTIONS}; the folder holds {there}"

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from llavaflow.datasets.benchmarks._benchmark import Item, Mark, Pair, Result, load_benchmark
+from llavaflow.datasets.benchmarks._benchmark import PERCENT, Item, Mark, Pair, Result, load_benchmark
 from llavaflow.infra.artifact import Json
 from llavaflow.models.zoo import ZOO
 from llavaflow.stages._report_plots import COLOURS, TITLES, bars, categories, category_values, radar
@@ -67,8 +67,9 @@ def write_report(
     (out / "pictures").mkdir(exist_ok=True)
     types: Mapping[str, Mapping[str, Json]] = facts.get("types", {})
     judged: Mapping[str, Mapping[str, Json]] = facts.get("judged", {})
-    if types:
-        bars(types, out / "pictures" / "bars.png")
+    percents = {name: row for name, row in types.items() if load_benchmark(row["benchmark"]).unit == PERCENT}
+    if percents:
+        bars(percents, out / "pictures" / "bars.png")
     published = _published(ours)
     drawn = {title: row for title, row in published.items() if title in RADAR_ROWS}
     shared = [column for column in ours if drawn and all(column in row for row in drawn.values())]
@@ -82,7 +83,7 @@ def write_report(
         "mean": facts.get("mean", {}), "margin": facts.get("margin"), "scores": facts["scores"],
         "judged": judged, "judged_columns": list(next(iter(judged.values()), {})), "judge": told or {},
         "published": published, "columns": [column for column in ours if any(column in r for r in published.values())],
-        "categories": [f"pictures/categories_{name}.png" for name in grouped],
+        "bars": bool(percents), "categories": [f"pictures/categories_{name}.png" for name in grouped],
         "radar": radar(drawn, shared, out / "pictures" / "radar.png"),
         "examples": {kinds.get(name, name): _cards(result, pictures, out) for name, result in (results or {}).items()},
     }  # fmt: skip
@@ -108,7 +109,7 @@ def _markdown(page: Mapping[str, Any]) -> str:
             lines.append(_line([name, str(row["n"]), *(f"{row[key]:.1f}" for key in series)]))
         total = sum(row["n"] for row in page["types"].values())
         lines.append(_line(["**mean**", str(total), *(f"{page['mean'][key]:.1f}" for key in series)]))
-        lines += ["", "![scores](pictures/bars.png)"]
+        lines += ["", "![scores](pictures/bars.png)"] if page["bars"] else []
     else:
         lines += ["", _line(["benchmark", "n", "score"]), _line(["---"] * 3)]
         lines += [_line([name, str(row["n"]), str(row["score"])]) for name, row in page["scores"].items()]

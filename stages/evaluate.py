@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from llavaflow.datasets.benchmarks._benchmark import (
+    PERCENT,
     Answer,
     Benchmark,
     BoxFrame,
@@ -161,7 +162,7 @@ class Evaluate(Stage):
     def _types(self, results: Mapping[str, Mapping[Variant, Result]]) -> dict[str, dict[str, Json]]:
         """A row per type of question: in the world's exam, or where published questions are asked in variants too.
 
-        Published benchmarks alone have none: points and percents have no mean, and GQA is not about colours there.
+        Published benchmarks alone have none, and go by their own names in any case: GQA is not about colours there.
         """
         published = isinstance(self.questions, Questions)
         if published and self.variants == ("images",):
@@ -216,7 +217,8 @@ def _pairs(
         for question in asked
         if question.benchmark == benchmark.name and question.variant == variant
     ]
-    return join(items, given, benchmark.names, benchmark=benchmark.name, allow_missing=False).pairs
+    names, repeat = benchmark.names, benchmark.ids_repeat
+    return join(items, given, names, benchmark=benchmark.name, allow_missing=False, ids_repeat=repeat).pairs
 
 
 def _facts(
@@ -225,8 +227,10 @@ def _facts(
     judged: Mapping[str, Result],
     told: Mapping[str, Json],
 ) -> dict[str, Json]:
-    series = [key for key in ("images", "blank", "shuffled", "prior") if all(key in row for row in types.values())]
-    mean = {key: sum(row[key] for row in types.values()) / len(types) for key in series if types}
+    # points have no mean with percents
+    percents = [row for row in types.values() if load_benchmark(row["benchmark"]).unit == PERCENT]
+    series = [key for key in ("images", "blank", "shuffled", "prior") if all(key in row for row in percents)]
+    mean = {key: sum(row[key] for row in percents) / len(percents) for key in series if percents}
     scores = {
         name: {"score": round(found["images"].score, 2), "n": found["images"].n, "rule": found["images"].rule}
         for name, found in results.items()

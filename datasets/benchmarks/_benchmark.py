@@ -9,7 +9,7 @@ number stands in `metrics` under a name that says which, and `rule` names the on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import files
@@ -21,6 +21,7 @@ from llavaflow.infra.errors import InputError, unknown
 if TYPE_CHECKING:
     from llavaflow.datasets.benchmarks._join import Joined
 
+PERCENT = "percent"
 BoxFrame = Literal["image", "padded"]
 Metrics = dict[str, Any]
 
@@ -70,6 +71,16 @@ class Answer:
     group: str = ""
     row: Mapping[str, Any] = field(default_factory=dict)
     place: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One question as a model is asked it; `picture` is the image's bytes, under the name `image`."""
+
+    id: str
+    text: str
+    image: str
+    picture: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +148,7 @@ class Result:
 Read = Callable[[Path, Options], list[Item]]
 Marker = Callable[[Sequence[Pair], Options, Judge | None], Scored]
 Names = Callable[[Answer], Iterable[str]]
+Ask = Callable[[Path], Iterator[Question]]
 Upload = Callable[[Sequence[Pair], Path], None]
 
 
@@ -154,7 +166,7 @@ class Benchmark:
     mark: Marker
     names: Names
     column: str | None = None
-    unit: str = "percent"
+    unit: str = PERCENT
     upload: Upload | None = None
     upload_form: str = ""
     # whether nothing but a judge can score it
@@ -163,6 +175,8 @@ class Benchmark:
     editions: str = ""
     # whether the authors gave one id to several questions
     ids_repeat: bool = False
+    # the questions with their pictures, where the gold holds both and nobody publishes a question file
+    ask: Ask | None = None
 
     def score(
         self, answers: Sequence[Answer], gold: Path, options: Options | None = None, judge: Judge | None = None

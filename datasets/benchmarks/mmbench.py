@@ -6,11 +6,13 @@ rotations of question 17 are 1000017, 2000017, ...; dev has 1,176 base questions
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llavaflow.datasets.benchmarks._benchmark import (
+    Ask,
     Benchmark,
     Item,
     Judge,
@@ -18,6 +20,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
     Options,
     Pair,
     Prompt,
+    Question,
     Read,
     Scored,
     mean,
@@ -42,14 +45,40 @@ JUDGE_PROMPT = (
 )
 
 
-def reader(*names: str) -> Read:
+ENGLISH = ("mmbench_dev_2*.tsv", "mmbench_dev_en*.tsv", "MMBench_DEV_EN*.tsv")
+LETTER_LINE = "Answer with the option's letter from the given choices directly."
+
+
+def reader(names: Sequence[str]) -> Read:
     """A reader of MMBench's table; `names` tell one language from the other, for both lie in one folder."""
+    return lambda gold, options: _items(_table(gold, names))
 
-    def read(gold: Path, options: Options) -> list[Item]:
-        path = find(gold, *names, "mmbench_dev*.tsv", "*.tsv", "*.csv", "*.jsonl", what="MMBench's TSV")
-        return _items(path)
 
-    return read
+def asker(names: Sequence[str], folder: str, last_line: str) -> Ask:
+    """Every row of the table as LLaVA asks it: hint, question, options up to the first empty one, the last line."""
+
+    def ask(gold: Path) -> Iterator[Question]:
+        table = rows(_table(gold, names))
+        cells = {int(float(row["index"])): str(row.get("image") or "") for row in table}
+        for row in table:
+            index = int(float(row["index"]))
+            head = [str(row[name]) for name in ("hint", "question") if not empty(row.get(name))]
+            options = [f"{letter}. {text}" for letter, text in zip(LETTERS, options_of(row), strict=False)]
+            # later editions write a picture once, and elsewhere the index of the row that has it
+            cell = cells[index]
+            cell = cells.get(int(cell), "") if cell.isdecimal() else cell
+            yield Question(
+                id=str(index),
+                text="\n".join((*head, *options, last_line)),
+                image=f"{folder}/{index % ROTATION}.jpg",
+                picture=b64decode(cell),
+            )
+
+    return ask
+
+
+def _table(gold: Path, names: Sequence[str]) -> Path:
+    return find(gold, *names, "mmbench_dev*.tsv", "*.tsv", "*.csv", "*.jsonl", what="MMBench's TSV")
 
 
 def _items(path: Path) -> list[Item]:
@@ -169,14 +198,15 @@ BENCHMARK = Benchmark(
     name="mmbench",
     title="MMBench dev (circular)",
     layout="mmbench_dev_20230712.tsv: index, question, hint, A, B, C, D, answer, category, image, ...",
-    prompt="{hint}\\n{question}\\nA. ...\\nAnswer with the option's letter from the given choices directly.",
+    prompt=f"{{hint}}\\n{{question}}\\nA. ...\\n{LETTER_LINE}",
     rule=(
         "Circular: a base question counts only if every rotation in the gold is answered right; accuracy over base "
         "questions. The letter by rule, else the one option whose text occurs, else the judge, else wrong."
     ),
     source="MMBench circular evaluation; VLMEvalKit can_infer, lmms-eval mmbench_evals.py",
     column="MMB",
-    read=reader("mmbench_dev_2*.tsv", "mmbench_dev_en*.tsv", "MMBench_DEV_EN*.tsv"),
+    read=reader(ENGLISH),
+    ask=asker(ENGLISH, "mmbench", LETTER_LINE),
     mark=_mark,
     names=usual_names,
     upload=_upload,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,24 @@ def test_a_question_that_cannot_be_asked_stops_the_stage(bench: Any, folder: Pat
 def test_a_benchmark_that_is_not_there_says_what_is(bench: Any, folder: Path) -> None:
     with pytest.raises(InputError, match="no questions for pope.*images, scienceqa"):
         bench.run(Questions(folder=folder, benchmarks=("pope",)))
+
+
+def test_a_table_that_holds_questions_and_pictures_needs_no_question_file(bench: Any, tmp_path: Path) -> None:
+    """MMBench as published: a picture in every row, or once, and its row's index elsewhere."""
+    png = BytesIO()
+    Image.new("RGB", (8, 6), "green").save(png, "PNG")
+    cell = b64encode(png.getvalue()).decode()
+    rows = [("7", "Look.", "Which?", "x", "y", "nan", "B", cell), ("1000007", "", "Which?", "y", "x", "", "A", "7")]
+    head = "index hint question A B C answer image".split()
+    for name in ("mmbench", "mmbench-cn"):
+        (tmp_path / name).mkdir()
+        table = "\n".join("\t".join(row) for row in (head, *rows)) + "\n"
+        (tmp_path / name / f"mmbench_dev_{'cn_' if name == 'mmbench-cn' else ''}2023.tsv").write_text(table)
+    root = bench.path(bench.run(Questions(folder=tmp_path, benchmarks=("mmbench", "mmbench-cn"))))
+    first, second = questions(root, "mmbench", ("images",), 0, 8)
+    letter = "Answer with the option's letter from the given choices directly."
+    assert first.text == f"Look.\nWhich?\nA. x\nB. y\n{letter}" and second.text.startswith("Which?\nA. y")
+    assert first.shown == second.shown == "mmbench/7.jpg"
+    assert (root / "eval/images/mmbench-cn/7.jpg").read_bytes() == png.getvalue()
+    assert questions(root, "mmbench-cn", ("images",), 0, 8)[0].text.endswith("\n请直接回答选项字母。")
+    assert {row["id"] for row in read_index(root).to_pylist()} >= {"mmbench/1", "image/mmbench/7.jpg"}
