@@ -30,9 +30,7 @@ from llavaflow.infra.prices import GPU_HOUR
 class Machine:
     """Nodes of one kind: GPUs, memory and rates per node or GPU, and what an hour costs (None: no public price).
 
-    trained_tflops: half precision, everything in it, as published for training a language model of our size on this
-    chip; 0 where the planner's constants hold. file: that describes a machine of one's own. row_tokens: of one
-    micro-step on one device; 0 lets its memory decide.
+    file: that describes a machine of one's own. row_tokens: of one micro-step on one device; 0: its memory decides.
     """
 
     kind: str
@@ -43,7 +41,6 @@ class Machine:
     memory_gib: float = 8.0
     peak_tflops: float = 0.0
     float32_tflops: float = 0.0
-    trained_tflops: float = 0.0
     memory_gbs: float = 0.0
     link_gbs: float = 0.0
     network_gbs: float = 25.0
@@ -90,18 +87,12 @@ def _gpu(
         float32_tflops=single,
         memory_gbs=memory_gbs,
         link_gbs=link_gbs,
-        trained_tflops=TRAINED_TFLOPS.get(kind, 0.0),
         bf16=kind not in BEFORE_BF16,
         usd_per_gpu_hour=GPU_HOUR.get(kind),
     )
 
 
 BEFORE_BF16 = ("v100-32g",)
-
-# The first tensor cores are far from their peak in training, and no flash attention runs on them. Megatron-LM trained
-# 8.3 billion parameters on 512 V100 at 15.1 PFLOP/s (arXiv 1909.08053). On A100 the same code reached 142 TFLOP/s a
-# chip at 7.5 billion (arXiv 2104.04473), which is what the planner's constants come to there.
-TRAINED_TFLOPS = {"v100-32g": 15_100 / 512}
 
 # kind, title, memory GiB, half precision and float32 TFLOP/s, memory and link GB/s
 KINDS: dict[str, Machine] = {

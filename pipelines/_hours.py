@@ -4,10 +4,9 @@ Per token and parameter of the blocks: 2 FLOPs forward, 2 more where blocks are 
 inputs (a frozen model passes gradients on as well), 2 to the weights that train. Tokens are those that the devices
 work on, padding included. Matrix products run at the rate of their arithmetic: half precision on tensor cores, float32
 beside them, sixteen times slower on an A100 and eight on a V100. Elementwise work is bound by memory, not by it, and
-ZeRO-3 sends every weight of the model three times per micro-step. Where a chip's throughput in training has been
-published and is far from what the constants come to (V100), it takes their place. The constants are those under which
-the worst of the published times is nearest (tests/pipelines/test_hours.py has them, and what each would be estimated
-at by the others alone).
+ZeRO-3 sends every weight of the model three times per micro-step. The constants are those under which the worst of the
+published times is nearest (tests/pipelines/test_hours.py has them, and what each would be estimated at by the others
+alone).
 """
 
 from __future__ import annotations
@@ -49,8 +48,6 @@ def estimate_hours(
     work = flops(job, job.lengths, tokens, flash=machine.bf16)
     bytes_moved = tokens * job.language.layers * job.language.hidden * job.weight_bytes * known.traffic_vectors
     seconds = work / (rate * 1e12 * known.utilisation) + bytes_moved / (machine.memory_gbs * 1e9)
-    if half and machine.trained_tflops:
-        seconds = work / (machine.trained_tflops * 1e12)
     seconds /= machine.devices
     samples = job.lengths.samples
     micro_steps = (tokens / row_tokens if job.batching == "packed" else samples / per_device) / machine.devices

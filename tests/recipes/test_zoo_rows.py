@@ -29,7 +29,6 @@ PUBLISHED = (
     ("llava15", "finetune", "a100-40g", (10, 10)),
     ("conv-llava-768", "finetune", "a800-80g", (6, 6)),
     ("llava-next-llama3-8b", "finetune", "a100-80g:2x8", (15, 20)),
-    ("llava15", "pretrain", "v100-32g", (20, 20)),
     # the script that the sentence came with asks for neither bf16 nor fp16
     ("projector-vicuna-7b-v1-3-224", "pretrain:float32", "v100-32g", (20, 20)),
 )
