@@ -153,8 +153,7 @@ def _settings(llava: Llava) -> dict[str, Any]:
     config, rule = llava.model.config, llava.image_rule
     architecture, model_type = ARCHITECTURES[config.text_config.model_type]
     in_tiles = {"image_grid_pinpoints": [list(pair) for pair in rule.pinpoints], "mm_patch_merge_type": rule.merge}
-    settings: dict[str, Any] = config.text_config.to_dict()
-    return settings | {
+    return _old_words(config.text_config.to_dict()) | {
         **(in_tiles if rule.pinpoints else {}),
         **({"mm_vision_tower": APART} if _is_apart(llava) else {}),
         **{key: getattr(config, key) for key in (llavas.TEMPLATE_KEY,) if hasattr(config, key)},
@@ -169,6 +168,15 @@ def _settings(llava: Llava) -> dict[str, Any]:
         "mm_use_im_start_end": llava.im_start_end,
         "mm_use_im_patch_token": False,
     }
+
+
+def _old_words(settings: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as the transformers of upstream's time reads it: it would take other rotations for 10,000."""
+    rope = settings.pop("rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default")
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"} | {"type": kind}
+    words = {"rope_theta": rope["rope_theta"], "rope_scaling": None if kind == "default" else scaling} if rope else {}
+    return settings | words | {"torch_dtype": settings.pop("dtype", None)}
 
 
 def _is_apart(llava: Llava) -> bool:

@@ -118,14 +118,18 @@ def test_every_family_goes_out_under_its_own_class_and_comes_back(
     family, architecture, form = names
     made = build(toy_foundation, DESIGNS["tiles"], toy_language(family))
     setattr(made.model.config, llava.TEMPLATE_KEY, form)
+    made.model.config.text_config.rope_parameters["rope_theta"] = 500_000.0
     llava.save(made, tmp_path / "hf")
     assert pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "original", "--to", "original").code == 0
     config = json.loads((tmp_path / "original" / "config.json").read_text("utf-8"))
     assert config["architectures"] == [architecture]
+    # as upstream's transformers reads it
+    assert config["rope_theta"] == 500_000.0 and config["torch_dtype"] == "float32"
     arguments = (tmp_path / "original", tmp_path / "again", "--to", "hf", "--vision", toy_foundation / "clip")
     assert pipeline("checkpoint", "convert", *arguments).code == 0
     again = llava.load(str(tmp_path / "again"))
     assert same(again, made) and llava.template_of(again.model.config) == form
+    assert again.model.config.text_config.rope_parameters == made.model.config.text_config.rope_parameters
 
 
 def test_a_siglip_without_its_last_layer_is_taken_as_next_saves_it(
