@@ -51,7 +51,7 @@ def test_an_adapter_is_merged_into_its_base(whole: Path, tmp_path: Path) -> None
     merge_lora(tmp_path / "lora", whole, tmp_path / "merged", None)
     found = open_checkpoint(tmp_path / "lora", base=whole)
     assert same(found, load(str(tmp_path / "merged"))) and not same(found, load(str(whole)))
-    with pytest.raises(InputError, match="which checkpoint it was trained on"):
+    with pytest.raises(InputError, match="name what it was trained on"):
         open_checkpoint(tmp_path / "lora")
 
 
