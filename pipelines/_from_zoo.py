@@ -52,10 +52,8 @@ def zoo_row(origin: object) -> ZooRow | None:
     return next((row for row in ZOO.values() if row.weights == hub and row.form != "projector"), None)
 
 
-def unlike(recipe: Recipe, name: str, row: ZooRow) -> Iterator[tuple[str, str]]:
-    """What a training that goes on from a row's model does otherwise than the row, and the settings that mend it."""
-    stage = recipe.stages[name]
-    assert isinstance(stage, Train), "only a training goes on from weights"
+def unlike(name: str, stage: Train, row: ZooRow) -> Iterator[tuple[str, str]]:
+    """How a training that goes on from a row's model brings it pictures otherwise, and the settings that mend it."""
     tiles = row.image_aspect == "anyres"
     if tiles != (stage.image_aspect == "anyres"):
         made = "in tiles (anyres)" if tiles else "without tiles"
@@ -65,6 +63,10 @@ def unlike(recipe: Recipe, name: str, row: ZooRow) -> Iterator[tuple[str, str]]:
         theirs, ours = getattr(row, field), getattr(stage, field)
         if theirs != ours:
             yield f"its {field} is {theirs}, {name} has {ours}", _set(name, f"{field}={theirs}")
+
+
+def _other_turns(recipe: Recipe, name: str, stage: Train, row: ZooRow) -> Iterator[tuple[str, str]]:
+    """A template that was not made for the row's language model."""
     size = recognise_language([row.language])
     if size and stage.template in names() and stage.template not in for_family(size.family):
         mend = [_set(key, f"template={row.template}") for key in (recipe.name_of(stage.data), name)]
@@ -79,8 +81,9 @@ def refuse_unlike(recipe: Recipe) -> None:
     """Raise InputError when a training goes on from published weights in a way that they were not made for."""
     for name, stage in recipe.stages.items():
         row = zoo_row(stage.base.stage) if isinstance(stage, Train) and stage.base else None
-        found = list(unlike(recipe, name, row)) if row else []
-        if row and found:
+        if not isinstance(stage, Train) or row is None:
+            continue
+        if found := [*unlike(name, stage, row), *_other_turns(recipe, name, stage, row)]:
             what, mend = zip(*found, strict=True)
             raise InputError(
                 f"{row.weights} does not go with {recipe.name}: {'; '.join(what)}. Mend it with {' '.join(mend)}."

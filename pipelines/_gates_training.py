@@ -211,7 +211,7 @@ def start(preflight: Preflight) -> Iterator[Problem]:
     for name, stage in _trains(preflight):
         origin = stage.base.stage if stage.base else None
         row = zoo_row(origin)
-        for what, mend in unlike(preflight.recipe, name, row) if row else ():
+        for what, mend in unlike(name, stage, row) if row else ():
             yield Problem(what=f"{row.weights if row else ''}: {what}", where=name, mend=mend)
         folder = origin.checkpoint if isinstance(origin, Base) else None
         if folder is not None and (folder / "adapter_config.json").is_file():

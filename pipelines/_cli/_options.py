@@ -100,15 +100,11 @@ def _with_recipe(command: Command) -> Command:
 
 def _chosen(name: str, from_zoo: str | None, settings: tuple[str, ...]) -> Recipe:
     from llavaflow.pipelines._catalogue import find_recipe
-    from llavaflow.pipelines._from_zoo import refuse_unlike, start_from_zoo
+    from llavaflow.pipelines._from_zoo import start_from_zoo
     from llavaflow.pipelines._settings import apply_settings
 
     recipe = find_recipe(name)
-    if from_zoo is None:
-        return apply_settings(recipe, settings)
-    recipe = apply_settings(start_from_zoo(recipe, from_zoo), settings)
-    refuse_unlike(recipe)
-    return recipe
+    return apply_settings(recipe if from_zoo is None else start_from_zoo(recipe, from_zoo), settings)
 
 
 def emit(document: Json, as_json: bool, render: Callable[[Console], None]) -> None:

@@ -51,11 +51,13 @@ def command(
     from llavaflow.infra.console import stdout_to_stderr, terminal
     from llavaflow.infra.context import Budget
     from llavaflow.pipelines._estimate import refuse_impossible_batches, unfit
+    from llavaflow.pipelines._from_zoo import refuse_unlike
     from llavaflow.pipelines._gates import refuse_unnamed
     from llavaflow.pipelines._plan import make_plan, refuse_past_budget
     from llavaflow.pipelines._run import prepare
     from llavaflow.pipelines._summary import render
 
+    refuse_unlike(recipe)
     budget = Budget(max_usd=max_usd, max_tokens=max_tokens)
     if max_usd is not None:
         refuse_past_budget(make_plan(recipe, store, machine, stage=stage, only=only, refresh=refresh), max_usd)

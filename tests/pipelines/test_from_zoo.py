@@ -96,6 +96,10 @@ def test_weights_that_saw_pictures_otherwise_are_refused_with_what_mends_it(
 def test_the_mend_can_be_typed_as_it_stands(pipeline: Command) -> None:
     refused = pipeline("run", "finetune-task", "--from-zoo", "llava-v1.6-34b", "--dry-run")
     assert refused.code == 2 and "does not go with finetune-task" in refused.err
+    by_name = pipeline("run", "finetune-task", "--set", "base.hub=liuhaotian/llava-v1.6-34b", "--dry-run")
+    assert by_name.code == 2 and "does not go with finetune-task" in by_name.err
+    gates = pipeline("check", "finetune-task", "--from-zoo", "llava-v1.6-34b", "--json").json["gates"]
+    assert [gate["passed"] for gate in gates if gate["gate"] == "start"] == [False]
     mend = shlex.split(refused.err.partition("Mend it with ")[2].rpartition(".")[0])
     plan = pipeline("plan", "finetune-task", "--from-zoo", "llava-v1.6-34b", "--machine", "h100:4x8", *mend)
     assert plan.code == 0 and "finetune" in plan.out
