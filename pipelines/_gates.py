@@ -105,7 +105,6 @@ def packages(preflight: Preflight) -> Iterator[Problem]:
             what = f"{requirement.name} {found} is outside {requirement.specifier}"
             yield Problem(what=what, where=sys.prefix, mend=f"pip install '{line}'")
 
-
     quantized = [name for name, stage in preflight.waiting() if isinstance(stage, Train) and _rounded(stage)]
     if quantized and find_spec("bitsandbytes") is None:
         what = "bitsandbytes is not installed, which holds the language model in few bits"
@@ -133,6 +132,17 @@ def img2dataset(preflight: Preflight) -> Iterator[Problem]:
             interpreter()
         except InputError as error:
             yield Problem(what=str(error), where=sys.prefix, mend="pipeline setup")
+
+
+def harness(preflight: Preflight) -> Iterator[Problem]:
+    """An evaluation by lmms-eval needs that harness, unless it only takes in a finished run."""
+    from llavaflow.stages._lmms_run import command
+
+    if any(getattr(stage, "results", None) is None for _, stage in preflight.of_type("LmmsEval")):
+        try:
+            command()
+        except InputError as error:
+            yield Problem(what=str(error), where=sys.prefix, mend="pipeline setup --lmms-eval")
 
 
 def store(preflight: Preflight) -> Iterator[Problem]:
@@ -263,5 +273,5 @@ def environment(preflight: Preflight) -> Iterator[Problem]:
 
 
 ENVIRONMENT: tuple[Gate, ...] = (
-    packages, environment, backport, img2dataset, store, files, disk, memory, ports, credentials,
+    packages, environment, backport, img2dataset, harness, store, files, disk, memory, ports, credentials,
 )  # fmt: skip

@@ -30,13 +30,14 @@ from llavaflow.pipelines._gates_data import DATA
 from llavaflow.pipelines._gates_training import TRAINING
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.pipelines._settings import apply_settings
-from llavaflow.stages import _fetch, _trackers
+from llavaflow.stages import _fetch, _lmms_run, _trackers
 from llavaflow.stages._answerer import Checkpoint
 from llavaflow.stages._judging import Judging
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages.base import Base
 from llavaflow.stages.download import Download
 from llavaflow.stages.evaluate import Evaluate
+from llavaflow.stages.lmms_eval import LmmsEval
 from llavaflow.stages.mix import Component, Mix
 from llavaflow.stages.own_data import OwnData
 from llavaflow.stages.questions import Questions
@@ -287,6 +288,13 @@ def taken_port(case: Case) -> None:
     case.patch.setattr(case, "held", probe, raising=False)
 
 
+def missing_harness(case: Case) -> None:
+    case.patch.delenv("LLAVAFLOW_LMMS_EVAL", raising=False)
+    case.patch.setenv("PATH", str(case.folder))
+    case.patch.setattr(_lmms_run, "own_command", lambda: case.folder / "lmms-eval")
+    case.stages(second=LmmsEval(checkpoint=case.recipe.stages["finetune"]))
+
+
 def missing_img2dataset(case: Case) -> None:
     def refuse() -> Path:
         raise InputError("img2dataset has no place of its own.")
@@ -407,6 +415,7 @@ TROUBLES: tuple[tuple[str, Callable[[Case], None], str, str], ...] = (
     ("no data given", setting("instructions", file=None), "files", "no data is given"),
     ("no key for a paid service", setting("synthesize", model="gpt-4"), "credentials", "no key to ask gpt-4"),
     ("a port in use", taken_port, "ports", "cannot be had"),
+    ("lmms-eval not set up", missing_harness, "harness", "lmms-eval is not installed"),
     ("img2dataset not set up", missing_img2dataset, "img2dataset", "no place of its own"),
     ("the dataclasses backport", backport, "backport", "obsolete"),
     ("a full disk", little_disk, "disk", "1.0 GiB are free"),
@@ -514,6 +523,15 @@ def test_every_trap_is_met_or_cannot_be_fallen_into() -> None:
     assert met <= titles and {title for title in titles if title.startswith("trap: ")} <= met | {
         "trap: a mark inside an answer"
     }
+
+
+def test_a_table_that_holds_its_questions_needs_no_question_file(case: Case) -> None:
+    asked = ("pope", "mmbench")
+    case.set("questions", benchmarks=asked)
+    case.set("evaluate", benchmarks=asked)
+    assert list(case.found()) == ["questions"]
+    (case.folder / "eval" / "mmbench").mkdir()
+    assert case.found() == {}
 
 
 def test_every_gate_meets_some_trouble() -> None:
