@@ -1,7 +1,7 @@
 """Advice: the smallest change with which a training fits a machine, as arguments that can be given to the command.
 
 Smallest is what changes the result least, then what costs least: smaller micro-steps (more accumulation), ZeRO-3,
-offload to the host's memory, and only then adapters in place of the whole model. More devices of the kind stand beside
+offload to the host's memory, half precision, and only then adapters in place of the whole model. More devices of the kind stand beside
 them. Every way is tried with the largest micro-step that fits.
 """
 
@@ -66,6 +66,10 @@ def _ways(job: TrainingJob, machine: Machine) -> Iterator[Way | None]:
     if job.offload == "none":
         off = replace(job, zero=3, offload="cpu")
         yield _fitting("ZeRO-3 with offload, slower", off, ("zero=3", "offload=cpu"), machine)
+    # DeepSpeed scales the loss of fp16 under ZeRO alone
+    if job.arithmetic == "float32" and (machine.bf16 or job.zero):
+        half = replace(job, arithmetic="half", weight_bytes=2)
+        yield _fitting("half precision", half, (f"precision={'bf16' if machine.bf16 else 'fp16'}",), machine)
     yield _more_devices(job, machine)
     if whole:
         alone = ("trainable=mm_projector,language_model", "vision_lr=none", "vision_from_layer=0")

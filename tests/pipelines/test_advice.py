@@ -68,6 +68,16 @@ def test_what_fits_nowhere_says_what_it_needs() -> None:
     assert told.startswith("nothing does on this kind of machine") and "GiB of a node's memory" in told
 
 
+@pytest.mark.parametrize(("machine", "precision"), [("v100-32g", "fp16"), ("a100-40g:1x4", "bf16")])
+def test_float32_is_told_that_half_the_bytes_would_do(machine: str, precision: str) -> None:
+    recipe = apply_settings(find_recipe("llava15-13b"), ["pretrain.precision=float32"])
+    stage = recipe.stages["pretrain"]
+    assert isinstance(stage, Train)
+    change = estimate_training(stage, parse(machine), name="pretrain").change
+    argument = f"--set pretrain.precision={precision}"
+    assert argument in change and followed(recipe, "pretrain", machine, argument)
+
+
 def test_rounded_weights_take_a_quarter_and_are_not_divided() -> None:
     qlora = finetuning("vicuna-7b", lora_rank=64, quantized_bits=4, zero=2)
     assert qlora.resting_bytes < 0.4 * job("vicuna-7b", "lcs-558k").resting_bytes
