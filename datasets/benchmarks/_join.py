@@ -81,8 +81,8 @@ def join(
 ) -> Joined:
     """The answer of every item. Raises InputError for duplicates, unknown ids and (unless allowed) holes.
 
-    ids_repeat: an id that the gold itself gives to several questions is theirs in turn, the replies in alphabetical
-    order, so that the order of the file changes nothing.
+    ids_repeat: an id that the gold itself gives to several questions is told apart by the prompt, and without one is
+    theirs in turn, the replies in alphabetical order, so that the order of the file changes nothing.
     """
     if _without_identity(answers):
         return _by_order(items, answers, benchmark)
@@ -142,18 +142,18 @@ def _take(
         places = _places(answer, names, index)
         free = [place for place in places if taken[place] is None]
         if free:
-            # of twins the one at the answer's own place, where a tool has counted the questions
-            own = _own_place(answer) if len(free) > 1 else None
-            taken[own if own in free else free[0]] = answer
+            taken[free[0] if len(free) == 1 else _best(free, items, answer)] = answer
         else:
             (doubles if places else strangers).append(answer)
     return taken, strangers, doubles
 
 
-def _own_place(answer: Answer) -> int | None:
-    if answer.place is None and answer.id.isdecimal():
-        return int(answer.id)
-    return answer.place
+def _best(free: Sequence[int], items: Sequence[Item], answer: Answer) -> int:
+    """Of several questions under one name the one at the answer's own place, else the first that it can be about."""
+    own = int(answer.id) if answer.place is None and answer.id.isdecimal() else answer.place
+    if own is not None and own in free:
+        return own
+    return next((place for place in free if _same_question(items[place].text, answer.prompt)), free[0])
 
 
 def _index(items: Sequence[Item], ids_repeat: bool) -> dict[str, list[int]]:

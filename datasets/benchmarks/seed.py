@@ -1,18 +1,16 @@
 """SEED-Bench: four-way choices on images (14,233) and on the middle frame of videos (5,009).
 
 Source of the rule: LLaVA `convert_seed_for_submission.py`. The zoo's 1.5 rows are image and video pooled, its 1.6 rows
-SEED-IMG: compare those with metrics.image. One id, 49914, belongs to two of the 19,242 questions: an answer with its
-prompt goes to the one it was asked, answers without prompts go to the two in turn.
+SEED-IMG: compare those with metrics.image. One id, 49914, belongs to two of the 19,242 questions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llavaflow.datasets.benchmarks._benchmark import (
-    Answer,
     Benchmark,
     Item,
     Mark,
@@ -25,12 +23,11 @@ from llavaflow.datasets.benchmarks._benchmark import (
     score_of,
 )
 from llavaflow.datasets.benchmarks._files import find, load
-from llavaflow.datasets.benchmarks._join import question_of, usual_names
+from llavaflow.datasets.benchmarks._join import usual_names
 from llavaflow.infra.errors import InputError
 
 CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 LETTERS = "ABCD"
-OPTIONS = "\nA. "
 
 
 def _read(gold: Path, options: Options) -> list[Item]:
@@ -48,28 +45,16 @@ def _item(row: Mapping[str, object], kinds: Mapping[str, str], path: Path) -> It
     if gold is None or "question_id" not in row:
         raise InputError(f"{path} has a record without question_id and answer: it is not a SEED gold file.")
     number = str(row.get("question_type_id", ""))
-    id, text = str(row["question_id"]), str(row.get("question", ""))
     return Item(
-        id=id,
+        id=str(row["question_id"]),
         gold=str(gold),
-        names=(_asked(id, text), id),
-        text=text,
+        names=(str(row["question_id"]),),
+        text=str(row.get("question", "")),
         image=str(row.get("data_id", "")),
         group=str(row.get("data_type", "")),
         options=tuple(str(row[name]) for name in CHOICES if name in row),
         meta={"dimension": kinds.get(number, number)},
     )
-
-
-def _asked(id: str, prompt: str) -> str:
-    """The id with the question, which is what a prompt has before its first option."""
-    return f"{id}\n{question_of(prompt.split(OPTIONS)[0])}"
-
-
-def _names(answer: Answer) -> Iterator[str]:
-    if answer.prompt:
-        yield _asked(answer.id, answer.prompt)
-    yield from usual_names(answer)
 
 
 def _rule(item: Item, text: str) -> Mark:
@@ -107,7 +92,7 @@ BENCHMARK = Benchmark(
     column="SEED",
     read=_read,
     mark=pooled(_rule, _metrics),
-    names=_names,
+    names=usual_names,
     ids_repeat=True,
     upload=_upload,
     upload_form="JSON lines of {question_id, prediction} over all questions",

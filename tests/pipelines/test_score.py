@@ -74,6 +74,28 @@ def test_upload_needs_no_gold(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert [row["answer"] for row in json.loads(out.read_text())] == ["red", "blue", ""]
 
 
+@pytest.mark.parametrize(
+    ("bench", "questions", "keys"),
+    [
+        ("vqav2", {"questions": [{"question_id": n, "image_id": 7, "question": f"Q{n}?"} for n in (4, 5)]}, (4, 5)),
+        ("vizwiz", [{"image": f"{n}.jpg", "question": f"Q{n}?"} for n in range(2)], ("0.jpg", "1.jpg")),
+    ],
+)
+def test_upload_takes_the_authors_own_file_of_a_test_split(
+    tmp_path: Path, bench: str, questions: Any, keys: tuple[Any, ...]
+) -> None:
+    (tmp_path / "q.json").write_text(json.dumps(questions))
+    first = "4" if bench == "vqav2" else "0"
+    (tmp_path / "a.json").write_text(json.dumps({first: "Two."}))
+    words = (bench, "--answers", tmp_path / "a.json", "--questions", tmp_path / "q.json", "--upload")
+    done = pipeline(*words, tmp_path / "up.json", "--json")
+    assert json.loads(done.stdout)["filled"] == 1
+    name = "question_id" if bench == "vqav2" else "image"
+    assert json.loads((tmp_path / "up.json").read_text()) == [
+        {name: keys[0], "answer": "2"}, {name: keys[1], "answer": ""}
+    ]  # fmt: skip
+
+
 def test_an_upload_with_holes_is_written_and_not_scored(tmp_path: Path) -> None:
     rows = [{"question_id": f"{n}", "answer": "A", "data_type": "image", "question_type_id": 1} for n in range(2)]
     (tmp_path / "SEED-Bench.json").write_text(json.dumps({"questions": rows, "question_type": {"Scene": 1}}))
