@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal
 
 from llavaflow.stages.filters._record_filter import Measured, RecordFilter
@@ -56,16 +57,18 @@ class Captions(RecordFilter):
 
 def is_english(caption: str) -> bool:
     """Whether nothing in a text speaks for another language."""
-    letters = [character for character in caption if character.isalpha()]
-    latin = sum("LATIN" in unicodedata.name(character, "") for character in letters)
-    if latin < MIN_LATIN_SHARE * len(letters):
-        return False
+    if not caption.isascii():
+        letters = [character for character in caption if character.isalpha()]
+        latin = sum("LATIN" in unicodedata.name(character, "") for character in letters)
+        if latin < MIN_LATIN_SHARE * len(letters):
+            return False
     words = _WORD.findall(caption.lower())
-    counts = {language: sum(word in own for word in words) for language, own in _distinct_words().items()}
+    counts = {language: sum([word in own for word in words]) for language, own in _distinct_words().items()}
     others = max(count for language, count in counts.items() if language != "en")
     return others < 2 or others <= counts["en"]
 
 
+@cache
 def _distinct_words() -> dict[str, set[str]]:
     sets = {language: set(words.split()) for language, words in FUNCTION_WORDS.items()}
     return {language: own.difference(sets["en"] if language != "en" else set()) for language, own in sets.items()}
