@@ -12,7 +12,7 @@ import click
 
 from llavaflow.infra.errors import InputError, unknown
 from llavaflow.pipelines._cli._data_open import opened
-from llavaflow.pipelines._cli._data_read import refuse_existing, write_records
+from llavaflow.pipelines._cli._data_read import prepare_out, write_records
 from llavaflow.pipelines._cli._options import emit, json_option, store_option
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def check(
     records = opened(file, images, store)
     for out in (quarantine, fix):
         if out is not None:
-            refuse_existing(out, force)
+            prepare_out(out, force)
     gate = Gate(
         rules=Rules(
             template=template_name,

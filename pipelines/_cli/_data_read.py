@@ -72,7 +72,7 @@ def read(
     found = source(source_name)
     reading = Reading(seed=seed, tolerate=tolerate, options=_named(options, found.options, source_name))
     for path_out in filter(None, (out, quarantine)):
-        refuse_existing(path_out, force)
+        prepare_out(path_out, force)
     if images is not None and not images.is_dir():
         raise InputError(f"{images} is not a folder. Give the folder that holds the images of {source_name}.")
     # a file of annotations often has a folder of its own beside those of the images
@@ -106,12 +106,14 @@ def _named(options: tuple[str, ...], known: Mapping[str, str], source_name: str)
     return pairs
 
 
-def refuse_existing(out: Path, force: bool) -> None:
-    """Nothing is overwritten unless it is asked for."""
+def prepare_out(out: Path, force: bool) -> None:
+    """See that a file can be written, in a folder that is made if need be; nothing is overwritten unasked."""
     if out.exists() and not force:
         raise InputError(f"{out} exists and is not overwritten. Choose another name, or add --force.")
-    if not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} does not exist. Create it, or choose another place.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {out.parent} cannot be made: {error.strerror}. Choose another place.") from error
 
 
 def write_records(out: Path, records: Iterable[object]) -> None:

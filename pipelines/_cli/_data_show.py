@@ -12,7 +12,7 @@ import click
 from llavaflow.pipelines._cli._data_check import MAX_LENGTH, image_rule, load_tokenizer
 from llavaflow.pipelines._cli._data_open import opened
 from llavaflow.pipelines._cli._data_page import as_page, as_text
-from llavaflow.pipelines._cli._data_read import refuse_existing
+from llavaflow.pipelines._cli._data_read import prepare_out
 from llavaflow.pipelines._cli._options import emit, json_option, store_option
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def show(
     rule = image_rule(image_tokens)
     records = opened(file, images, store)
     if page is not None:
-        refuse_existing(page, force)
+        prepare_out(page, force)
     rules = Rules(
         template=template_name,
         max_length=max_length,

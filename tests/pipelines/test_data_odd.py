@@ -53,6 +53,17 @@ def test_pictures_inside_tables_are_found_and_can_be_written(pipeline: Command, 
     assert pipeline("data", "check", out, "--images", pictures).code == 0
 
 
+def test_folders_of_what_is_written_are_made(pipeline: Command, tmp_path: Path) -> None:
+    row = {"id": "1", "conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]}
+    (tmp_path / "x.json").write_text(json.dumps([row]))
+    out = tmp_path / "new/folder/out.jsonl"
+    assert pipeline("data", "read", "llava-json", "--path", tmp_path / "x.json", "--out", out).code == 0
+    assert pipeline("data", "check", out, "--fix", tmp_path / "other/fixed.json").code == 0
+    assert pipeline("data", "show", out, "--html", tmp_path / "pages/a.html").code == 0
+    told = pipeline("data", "check", out, "--fix", tmp_path / "x.json/inside.json")
+    assert told.code == 2 and "cannot be made" in told.err
+
+
 @pytest.mark.parametrize("field", ["id", "image", "conversations", "turn", "from", "value"])
 def test_no_value_of_any_field_ends_in_a_traceback(pipeline: Command, field: str, tmp_path: Path) -> None:
     rows = [*ODD]
