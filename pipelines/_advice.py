@@ -1,8 +1,8 @@
 """Advice: the smallest change with which a training fits a machine, as arguments that can be given to the command.
 
 Smallest is what changes the result least, then what costs least: smaller micro-steps (more accumulation), ZeRO-3,
-offload to the host's memory, half precision, and only then adapters in place of the whole model. More devices of the kind stand beside
-them. Every way is tried with the largest micro-step that fits.
+offload to the host's memory, half precision, and only then adapters in place of the whole model. More devices of the
+kind stand beside them. Every way is tried with the largest micro-step that fits.
 """
 
 from __future__ import annotations
