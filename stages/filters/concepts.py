@@ -26,7 +26,7 @@ from llavaflow.stages.filters._record_filter import Measure, Measured, Picture, 
 
 @dataclass(frozen=True, kw_only=True)
 class Concepts(RecordFilter):
-    """The rule's two numbers, the seed of its draws, and where phrases come from: auto, spacy or rules."""
+    """The rule's two numbers, the seed of its draws, and where phrases come from: auto, spacy, spacy/MODEL or rules."""
 
     name: ClassVar[str] = "concepts"
 
