@@ -69,7 +69,9 @@ class Filter(Stage):
             dropped[reason] += count
         ctx.log.info("kept %d of %d pairs\n%s", kept, len(pairs), self._table(decisions))
         write_card(ctx.out, self._card(ctx, len(pairs), kept, dropped))
-        counts = {"samples": kept, "read": len(pairs), "failed": failed, "reused": reused}
+        counts: dict[str, Any] = {"samples": kept, "read": len(pairs), "failed": failed, "reused": reused}
+        for rule in self.filters:
+            counts.update(rule.facts())
         return ctx.finish({**counts, "dropped": dict(sorted(dropped.items()))})
 
     def _check_names(self) -> None:

@@ -66,6 +66,10 @@ class RecordFilter:
         """What `measurer` needs from the run, such as the folder of a model; called once, in the driver."""
         return {}
 
+    def facts(self) -> Mapping[str, Json]:
+        """What a reader must know of this run and no setting says, such as which of two ways the machine had."""
+        return {}
+
     def measurer(self, **prepared: Json) -> Measure | None:
         """The function that measures a batch, made once per worker (models are loaded here); None: nothing to do."""
         return None

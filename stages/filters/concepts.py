@@ -39,6 +39,9 @@ class Concepts(RecordFilter):
         ctx.log.info("noun phrases by %s", chosen(self.extractor))
         return {}
 
+    def facts(self) -> dict[str, str]:
+        return {"phrases_by": chosen(self.extractor)}
+
     def measurer(self, **_: object) -> Measure:
         extract = extractor(self.extractor)
 

@@ -10,7 +10,7 @@ import pytest
 
 from llavaflow.infra.errors import InputError
 from llavaflow.stages.filters._phrases import agreement, extractor, rule_phrases
-from llavaflow.stages.filters.concepts import balance
+from llavaflow.stages.filters.concepts import Concepts, balance
 
 # phrases marked by hand
 MARKED = {
@@ -63,6 +63,11 @@ def test_an_extractor_that_is_not_there_is_refused() -> None:
         extractor("nltk")
     with pytest.raises(InputError, match="its model no_such_model is not installed"):
         extractor("spacy/no_such_model")
+
+
+def test_the_facts_say_where_phrases_came_from() -> None:
+    assert Concepts(extractor="rules").facts() == {"phrases_by": "rules"}
+    assert Concepts().facts()["phrases_by"] in ("rules", "spacy/en_core_web_sm")
 
 
 def walk(captions: list[list[str]], least: int, most: int, seed: int) -> list[bool]:
