@@ -35,18 +35,14 @@ def ref_files(path: Path, reading: Reading) -> list[Path]:
         raise InputError(
             f"no refs(*).p, refs(*).json, *.jsonl or *.parquet under {path}. See `pipeline show source:refcoco`."
         )
-    best = {folder: min(map(_rank, found_in)) for folder, found_in in _by_folder(found).items()}
-    kept = [file for file in found if _rank(file) in (best[file.parent], len(SPLITS))]
+    # of one folder the best split, and that once where it lies in two formats; other files are all read
+    best: dict[Path, Path] = {}
+    for file in sorted((file for file in found if _rank(file) < len(SPLITS)), key=_rank):
+        best.setdefault(file.parent, file)
+    kept = [file for file in found if _rank(file) == len(SPLITS) or best[file.parent] == file]
     if len(kept) < len(found):
         reading.repairs["other-split-left-aside"] += len(found) - len(kept)
     return kept
-
-
-def _by_folder(files: list[Path]) -> dict[Path, list[Path]]:
-    folders: dict[Path, list[Path]] = {}
-    for file in files:
-        folders.setdefault(file.parent, []).append(file)
-    return folders
 
 
 def _rank(file: Path) -> int:

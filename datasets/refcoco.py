@@ -255,7 +255,7 @@ or rows with a box each, .json, .jsonl or .parquet, with one sentence or a list 
     },
     repairs={
         **BOX_REPAIRS,
-        "other-split-left-aside": "a file with the same expressions under another split (google beside unc or umd)",
+        "other-split-left-aside": "a file with the same expressions under another split or in another format",
         "empty-sentence-left-out": "one of a ref's sentences is empty or its box is bad",
         "boxes-read-as-xywh": "rows whose boxes were judged to be x, y, width, height",
         "boxes-read-as-xyxy": "rows whose boxes were judged to be corners",

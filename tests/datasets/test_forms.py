@@ -52,7 +52,10 @@ def test_google_splits_beside_others_are_left_aside(raw: Any, tmp_path: Path) ->
     (folder / "refs(google).p").write_bytes((folder / "refs(unc).p").read_bytes())
     again, _, reading = raw.read("refcoco", tmp_path)
     assert again == samples and reading.repairs["other-split-left-aside"] == 1
+    raw.dump(folder / "refs(unc).json", pickle.loads((folder / "refs(unc).p").read_bytes()))
+    assert raw.read("refcoco", tmp_path)[0] == samples, "one format of two"
     (folder / "refs(unc).p").unlink()
+    (folder / "refs(unc).json").unlink()
     assert raw.read("refcoco", tmp_path)[0] == samples, "alone it is read"
 
 
