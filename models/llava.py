@@ -201,7 +201,8 @@ def as_designed(llava: Llava, design: Design, where: str) -> Llava:
         "select_layer": (config.vision_feature_layer, design.select_layer),
         "im_start_end": (llava.im_start_end, design.im_start_end),
         "image_aspect": (rule.aspect, design.image_aspect),
-        "pinpoints": (rule.pinpoints, design.pinpoints),
+        # in which order decides between two that fit a picture alike: the checkpoint's goes on
+        "pinpoints": (tuple(sorted(rule.pinpoints)), tuple(sorted(design.pinpoints))),
     }
     if "anyres" not in sides["image_aspect"]:
         del sides["image_aspect"]

@@ -153,5 +153,7 @@ def test_a_checkpoint_goes_on_as_the_recipe_squares_pictures_and_is_refused_wher
         with pytest.raises(InputError, match=f"^base was made otherwise: {said}"):
             llava.as_designed(padded, design, "base")
     tiles = llava.build(*parts, Design(image_aspect="anyres", pinpoints=pinpoints))
+    # published Hugging Face forms of LLaVA-1.6 list them (height, width), so each pair of turned ones is swapped
+    assert llava.as_designed(tiles, Design(image_aspect="anyres", pinpoints=pinpoints[::-1]), "base") is tiles
     with pytest.raises(InputError, match="pinpoints is .*28, 56.*the recipe has .*56, 56"):
         llava.as_designed(tiles, Design(image_aspect="anyres", pinpoints=((56, 56),)), "base")
