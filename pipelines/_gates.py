@@ -108,7 +108,7 @@ def packages(preflight: Preflight) -> Iterator[Problem]:
     quantized = [name for name, stage in preflight.waiting() if isinstance(stage, Train) and _rounded(stage)]
     if quantized and find_spec("bitsandbytes") is None:
         what = "bitsandbytes is not installed, which holds the language model in few bits"
-        yield Problem(what=what, where=f"{quantized[0]}.lora.quantization", mend="pip install bitsandbytes")
+        yield Problem(what=what, where=f"{quantized[0]}.lora.quantization", mend="pip install 'llavaflow[qlora]'")
 
 
 def _rounded(stage: Train) -> bool:

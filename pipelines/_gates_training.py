@@ -17,6 +17,7 @@ from llavaflow.models.backbone import ORIGINAL_LANGUAGES
 from llavaflow.models.forms import FORMS
 from llavaflow.models.images import count_tokens
 from llavaflow.models.language import families_of
+from llavaflow.models.lora import CONFIG as ADAPTER
 from llavaflow.models.templates import for_family, names
 from llavaflow.models.templates import template as template_of
 from llavaflow.pipelines._estimate import Estimate, estimate_training
@@ -214,7 +215,7 @@ def start(preflight: Preflight) -> Iterator[Problem]:
         for what, mend in unlike(name, stage, row) if row else ():
             yield Problem(what=f"{row.weights if row else ''}: {what}", where=name, mend=mend)
         folder = origin.checkpoint if isinstance(origin, Base) else None
-        if folder is not None and (folder / "adapter_config.json").is_file():
+        if folder is not None and (folder / ADAPTER).is_file():
             mend = f"`pipeline checkpoint merge-lora {folder} OUT --base MODEL`, and start from OUT"
             yield Problem(what="it holds adapters and no whole model", where=str(folder), mend=mend)
         elif (own := _own_config(stage)) is not None:
@@ -280,7 +281,7 @@ def evaluation(preflight: Preflight) -> Iterator[Problem]:
         if not isinstance(stage, Evaluate):
             continue
         model = stage.model
-        if isinstance(model, Checkpoint) and model.base is None and (model.path / "adapter_config.json").is_file():
+        if isinstance(model, Checkpoint) and model.base is None and (model.path / ADAPTER).is_file():
             mend = f"--set {name}.model.base=FOLDER with the language model that they were trained on"
             yield Problem(what="it holds adapters and no base is given", where=f"{name}.model.path", mend=mend)
         if not isinstance(model, Train) or not {stage.template, model.template} <= set(names()):

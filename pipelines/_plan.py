@@ -140,10 +140,8 @@ def make_plan(
     refresh: Collection[str] = (),
 ) -> Plan:
     """The plan of a recipe, of one stage and what it needs, or of one stage alone; `refresh`: as for a run."""
-    for name in filter(None, (stage, only, *refresh)):
-        recipe.stage(name)
+    names = recipe.selected(stage=stage, only=only, refresh=refresh)
     resolved = resolve(recipe.stages, store, recipe=recipe.name, refresh=refresh)
-    names = [only] if only else recipe.needed_for(*([stage] if stage else recipe.stages))
     rows = tuple(_row(resolved[name], recipe, resolved, store, machine) for name in names)
     return Plan(recipe=recipe.name, machine=machine, rows=rows)
 

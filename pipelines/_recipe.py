@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
@@ -66,6 +66,12 @@ class Recipe:
         for name in names:
             visit(name)
         return list(ordered)
+
+    def selected(self, *, stage: str | None = None, only: str | None = None, refresh: Iterable[str] = ()) -> list[str]:
+        """The stages of a run: `only` alone, `stage` with what it needs, or all. InputError for an unknown name."""
+        for name in filter(None, (stage, only, *refresh)):
+            self.stage(name)
+        return [only] if only else self.needed_for(*([stage] if stage else self.stages))
 
     def replace(self, changes: Mapping[str, Mapping[str, object]], **fields: Any) -> Self:
         """This recipe with fields of stages replaced, and every stage that holds a replaced stage rebuilt.

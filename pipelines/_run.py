@@ -216,10 +216,7 @@ def prepare(
     """Decide from the store what a run has to do. Raises InputError where the request cannot be met."""
     if stage and only:
         raise InputError("--stage and --only exclude each other: --stage S makes what S needs too, --only S does not.")
-    for name in (stage, only, *refresh):
-        if name:
-            recipe.stage(name)
-    selected = [only] if only else recipe.needed_for(*([stage] if stage else recipe.stages))
+    selected = recipe.selected(stage=stage, only=only, refresh=refresh)
     if outside := [name for name in refresh if name not in selected]:
         raise InputError(f"cannot refresh {outside[0]}: this run has only {', '.join(selected)}.")
     resolved = resolve(recipe.stages, store, recipe=recipe.name, refresh=refresh)
