@@ -51,8 +51,13 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-# a cluster of our own listens on loopback and ends with us; one that we join keeps its token
-OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
+# a cluster of our own listens on loopback and ends with us; one that we join keeps its token and its metrics
+OWN_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    # nobody reads the metrics of a private cluster, and Ray 2.60 leaves the threads that export them running after
+    # its shutdown, to be destroyed with the process (a joinable C++ thread that is destroyed aborts it)
+    "RAY_enable_open_telemetry": "0",
+}
 
 
 def session(cores: int | None = None) -> None:
