@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Let a run that passed end as passed.
+    """Let what the tests start hear Ctrl-C, and a run that passed end as passed.
 
     One process holds the C++ threads of Ray, Arrow, DuckDB, torch and tokenizers, and takes them down in no stated
     order: once all tests had passed and the process aborted behind its summary. Registered before any library does
@@ -31,6 +32,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             os._exit(0)
 
     atexit.register(leave)
+    # a shell that runs this in its background has it ignore the signal, and so would every process started from here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
