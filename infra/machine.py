@@ -15,6 +15,7 @@ directions together, halved on PCIe, where every byte goes through the host.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import subprocess
@@ -150,7 +151,7 @@ def load(path: Path) -> Machine:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the machine file {path}: {error}.") from error
     like = table.pop("like", None)
-    if like is not None and like not in KINDS:
+    if like is not None and like not in [*KINDS]:
         raise unknown("machine", str(like), KINDS, f"{path}, like")
     types = {field.name: type(field.default) for field in dataclasses.fields(Machine)}
     types |= {"kind": str, "usd_per_gpu_hour": float}
@@ -169,6 +170,8 @@ def load(path: Path) -> Machine:
 def _possible(machine: Machine, path: Path) -> Machine:
     """The machine, unless a number of it makes no sense."""
     numbers = {name: value for name, value in vars(machine).items() if type(value) in (int, float)}
+    if endless := next((name for name, value in numbers.items() if not math.isfinite(value)), None):
+        raise InputError(f"{path}: {endless} is {numbers[endless]}; a number is needed.")
     wrong = next((name for name, value in numbers.items() if value < (name in ("nodes", "cores"))), None)
     if wrong:
         raise InputError(f"{path}: {wrong} is {numbers[wrong]}; at least {int(wrong in ('nodes', 'cores'))} is needed.")

@@ -23,6 +23,7 @@ from llavaflow.infra.artifact import Artifact, Json, Kind
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.lora import Lora
+from llavaflow.models.projector import depth
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages._stage import Stage
 
@@ -37,6 +38,9 @@ CPU_ROW_TOKENS = 4096
 GPU_TOKENS_PER_GIB = 128
 # of workers and nodes; an exception that comes back ends the run much sooner (_training_failure.py)
 MAX_FAILURES = 5
+# fields that count something, and those that may be nothing
+COUNTS = ("global_batch", "max_length", "epochs", "save_every_steps", "image_size_px", "lora.r", "lora.alpha")
+AMOUNTS = ("learning_rate", "projector_lr", "vision_lr", "weight_decay", "max_grad_norm", "vision_from_layer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,22 @@ class Train(Stage):
     broken_images: Literal["fail", "skip"] = "fail"
     save_every_steps: int = 500
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        for least, names in ((1, COUNTS), (0, AMOUNTS)):
+            for name in names:
+                holder = self.lora if name.startswith("lora.") else self
+                value = getattr(holder, name.removeprefix("lora."), None)
+                if value is not None and value < least:
+                    raise InputError(f"a training with {name} {value} cannot be: at least {least} is needed.")
+        shares = {"warmup_ratio": self.warmup_ratio, "lora.dropout": self.lora.dropout if self.lora else 0.0}
+        if wrong := [f"{name} {value}" for name, value in shares.items() if not 0 <= value <= 1]:
+            raise InputError(f"a training with {wrong[0]} cannot be: it is a share, from 0 to 1.")
+        if not self.trainable:
+            raise InputError("a training of nothing cannot be: name parts in trainable.")
+        if self.image_aspect == "anyres" and not self.pinpoints:
+            raise InputError("image_aspect anyres cuts pictures to pinpoints, and there are none: set both.")
+        depth(self.projector)
 
     def run(self, ctx: RunContext) -> Artifact:
         from llavaflow.infra import ray

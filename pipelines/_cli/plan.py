@@ -62,6 +62,9 @@ def _render(console: Console, plan: Plan, refused: str) -> None:
     console.print(table)
     hours = "unknown" if plan.hours is None else f"{plan.hours:,.2f} h"
     cost = "" if plan.cost_usd is None else f", {plan.cost_usd:,.2f} USD"
+    # a sum that leaves the trainings out must not read as the price of the run
+    if plan.unknown_cost and cost:
+        cost += f" without {', '.join(plan.unknown_cost)}, whose cost is not known"
     rest = f"; not known for {', '.join(plan.unknown)}" if plan.unknown and plan.hours is not None else ""
     console.print(f"total {hours}{cost}{rest}{f'; prices of {AS_OF}' if plan.cost_usd else ''}", soft_wrap=True)
     if plan.store_bytes:

@@ -67,6 +67,9 @@ def test_a_machine_like_another_names_what_differs(tmp_path: Path) -> None:
         ("gpus = -1", "gpus is -1; at least 0"),
         ("gpus = 2", "2 GPUs without gpu_memory_gib"),
         ("gpus = 1\ngpu_memory_gib = 8\npeak_tflops = -3", "peak_tflops is -3.0"),
+        ("gpus = 1\ngpu_memory_gib = nan", "gpu_memory_gib is nan; a number"),
+        ('like = "h100"\nusd_per_gpu_hour = inf', "usd_per_gpu_hour is inf; a number"),
+        ('like = ["h100"]', "unknown machine"),
     ],
 )
 def test_a_machine_that_cannot_be_is_refused(tmp_path: Path, text: str, told: str) -> None:

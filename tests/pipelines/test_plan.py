@@ -155,6 +155,14 @@ def test_reviews_of_a_paid_judge_are_counted_and_priced(pipeline: Command) -> No
     assert row["cost_usd"] == pytest.approx(180 * (500 * 30 + 125 * 60) / 1e6, abs=0.01)
 
 
+def test_a_sum_names_the_trainings_that_it_leaves_out(pipeline: Command) -> None:
+    def total(*machine: str) -> str:
+        return next(line for line in pipeline("plan", "llava15", *machine).out.splitlines() if line.startswith("total"))
+
+    assert "USD without pretrain, finetune, whose cost is not known" in total("--machine", "v100-32g")
+    assert "USD; not known for" in total("--machine", "h100")
+
+
 def test_a_plan_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from llavaflow.pipelines._cli.main import main;"

@@ -99,6 +99,25 @@ def test_a_part_that_is_none_begins_with_its_defaults() -> None:
         apply_settings(find_recipe("llava15"), ["evaluate.min_margin.x=1"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("global_batch=0", "global_batch 0 cannot be: at least 1"),
+        ("max_length=0", "max_length 0 cannot be"),
+        ("epochs=-1", "epochs -1 cannot be"),
+        ("lora.r=0", "lora.r 0 cannot be"),
+        ("weight_decay=-0.1", "weight_decay -0.1 cannot be: at least 0"),
+        ("warmup_ratio=3", "warmup_ratio 3.0 cannot be: it is a share"),
+        ("trainable=", "name parts in trainable"),
+        ("image_aspect=anyres", "set both"),
+        ("projector=mlp", "unknown projector type 'mlp'"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_before_anything_is_planned(setting: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        apply_settings(find_recipe("llava15"), [f"finetune.{setting}"])
+
+
 def test_hyphens_are_read_as_underscores(toy: Recipe) -> None:
     changed: Any = apply_settings(toy, ["learn.learning-rate=0.2"]).stages["learn"]
     assert changed.learning_rate == 0.2
