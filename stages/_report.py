@@ -12,23 +12,27 @@ if TYPE_CHECKING:
 
 
 def print_result(console: Console, result: Result) -> None:
-    """One benchmark's result with its rule, its metrics and what the reader must know."""
+    """One benchmark's result with its rule, its metrics and what the reader must know.
+
+    Rules, categories and questions have brackets of their own: nothing here is markup.
+    """
     from rich.table import Table
+    from rich.text import Text
 
     console.print(f"{result.benchmark}: {result.score:.2f} {result.unit}")
     console.print(f"{result.n} questions, {result.missing} missing, {result.unparsed} unparsed", style="dim")
     table = Table("metric", "value", box=None)
     for name, value in flat(result.metrics):
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))
     if table.row_count:
         console.print(table)
-    console.print(f"rule: {result.rule}")
+    console.print(f"rule: {result.rule}", markup=False)
     column = load_benchmark(result.benchmark).column
     if rows := published(column):
         listed = ", ".join(f"{title} {value:g}" for title, value in rows.items())
         console.print(f"published as {column} (zoo:NAME tells rule and harness of each): {listed}", style="dim")
     for note in result.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
 
 
 def published(column: str | None) -> dict[str, float]:

@@ -100,9 +100,13 @@ def _json(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=lambda pairs: {_whole(name): _whole(value) for name, value in pairs}
-        )
+        try:
+            return json.loads(
+                data.decode("utf-8"),
+                object_pairs_hook=lambda pairs: {_whole(name): _whole(value) for name, value in pairs},
+            )
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
 
 
 def _whole(value: Any) -> Any:

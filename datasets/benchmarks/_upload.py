@@ -31,7 +31,10 @@ def write(benchmark: Benchmark, answers: Sequence[Answer], questions: Path | Non
     )
     if joined.unknown:
         raise InputError(f"{benchmark.name}: {joined.unknown} answers are not among the questions of {questions}.")
-    benchmark.upload(joined.pairs, out)
+    try:
+        benchmark.upload(joined.pairs, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}. Choose another place.") from error
     return sum(pair.answer is None for pair in joined.pairs)
 
 

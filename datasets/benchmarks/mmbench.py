@@ -182,6 +182,7 @@ def _once(circles: Mapping[int, Sequence[float]]) -> tuple[str, ...]:
 def _upload(pairs: Sequence[Pair], out: Path) -> None:
     """The Excel sheet of LLaVA's converter: the table without its describing columns, prediction as the 7th."""
     from openpyxl import Workbook
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     names = [name for name in pairs[0].item.meta["row"] if name not in (*NOT_FOR_SERVER, "prediction")]
     names.insert(PREDICTION_COLUMN, "prediction")
@@ -190,7 +191,9 @@ def _upload(pairs: Sequence[Pair], out: Path) -> None:
     sheet.append(names)
     for pair in pairs:
         row = {**pair.item.meta["row"], "index": pair.item.meta["index"], "prediction": pair.text or None}
-        sheet.append([None if empty(row[name]) else row[name] for name in names])
+        cells = (None if empty(row[name]) else row[name] for name in names)
+        # a sheet cannot hold control characters
+        sheet.append([ILLEGAL_CHARACTERS_RE.sub("", cell) if isinstance(cell, str) else cell for cell in cells])
     book.save(out)
 
 

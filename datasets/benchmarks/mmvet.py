@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llavaflow.datasets.benchmarks._benchmark import (
+    Answer,
     Benchmark,
     Item,
     Judge,
@@ -128,6 +129,12 @@ def _grade(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and 0 <= value <= 1 else None
 
 
+def _names(answer: Answer) -> Iterator[str]:
+    """The usual names, and the number without MM-Vet's `v1_`: LLaVA's questions have the bare one."""
+    yield from usual_names(answer)
+    yield answer.id.removeprefix("v1_")
+
+
 def _runs(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> list[list[float | None]]:
     """The grades of all pairs, run by run."""
     if not options.reviews:
@@ -194,7 +201,7 @@ BENCHMARK = Benchmark(
     judged=True,
     read=_read,
     mark=_mark,
-    names=usual_names,
+    names=_names,
     upload=_upload,
     upload_form="JSON of id to text: {v1_0: ...}",
 )

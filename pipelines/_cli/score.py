@@ -102,9 +102,10 @@ def _render(console: Console, document: dict[str, Any], result: Result | None) -
     if "judge" in document:
         judge = document["judge"]
         console.print(
-            f"judge: {judge['title']}, {judge['date']}; {judge['requests']} requests, {judge['tokens']} tokens"
+            f"judge: {judge['title']}, {judge['date']}; {judge['requests']} requests, {judge['tokens']} tokens",
+            markup=False,
         )
     if "upload" in document:
-        console.print(f"wrote {document['upload']}: {document['filled']} missing answers filled")
+        console.print(f"wrote {document['upload']}: {document['filled']} missing answers filled", markup=False)
     if "not_scored" in document:
-        console.print(f"not scored: {document['not_scored']}")
+        console.print(f"not scored: {document['not_scored']}", markup=False)

@@ -39,6 +39,24 @@ def test_table_names_score_unit_and_rule(files: tuple[Path, Path]) -> None:
     assert done.returncode == 0 and "gqa: 50.00 percent" in done.stdout and "rule: Exact match" in done.stdout
 
 
+def test_brackets_of_rules_questions_and_categories_are_printed_as_they_are(files: tuple[Path, Path]) -> None:
+    answers, gold = files
+    rows = [{"question_id": str(n), "prompt": "[INST] What? [/INST]", "text": "red"} for n in range(2)]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    document = json.loads(gold.read_text())
+    for row in document.values():
+        row["types"] = {"structural": "query", "semantic": "[/x]"}
+    gold.write_text(json.dumps(document))
+    done = pipeline("gqa", "--answers", answers, "--gold", gold)
+    assert done.returncode == 0, done.stderr
+    assert "semantic.[/x]" in done.stdout and "[INST] What? [/INST]" in done.stdout
+    box = {"image": "1.jpg", "expression": "dog", "bbox": [0, 0, 4, 4], "width": 8, "height": 8, "sent_id": 0}
+    gold.write_text(json.dumps([box]))
+    answers.write_text(json.dumps({"question_id": 0, "text": "[0, 0, 0.5, 0.5]"}))
+    done = pipeline("refcoco", "--answers", answers, "--gold", gold)
+    assert "the first [x1, y1, x2, y2] of the reply" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -137,7 +137,7 @@ def test_mmbench_asks_the_judge_only_where_the_rules_end(write: Any) -> None:
 def test_mmbench_upload_is_the_converters_sheet(write: Any, tmp_path: Path) -> None:
     from openpyxl import load_workbook
 
-    given = read_answers(write("a.json", {"1": "A", "2": "B"}))
+    given = read_answers(write("a.json", {"1": "A\x00\x0b", "2": "B"}))
     filled = write_upload(load_benchmark("mmbench"), given, mmbench(write, False), Options(), tmp_path / "up.xlsx")
     rows = list(load_workbook(tmp_path / "up.xlsx").active.values)
     assert rows[0] == ("index", "question", "A", "B", "C", "D", "prediction", "answer", "split")

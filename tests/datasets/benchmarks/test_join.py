@@ -107,6 +107,7 @@ def test_gold_may_be_gzipped_or_a_folder(write: Any) -> None:
         ('{"question_id": 1}\n\x00\x01', "line 2 is not JSON"),
         ("[1, 2]", "record 1 is not an object"),
         ('"text"', "neither records nor"),
+        ('{"question_id": 1, "text": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1 is not JSON .nested too deeply"),
     ],
 )
 def test_unreadable_answers_are_named(write: Any, content: str, message: str) -> None:

@@ -176,6 +176,16 @@ def test_judge_texts_name_their_source() -> None:
 
 def test_mmvet_upload_names_questions_as_its_server_does(write: Any, tmp_path: Path) -> None:
     questions = write("q.jsonl", [{"question_id": 0, "image": "v1_0.png", "text": "Q"}])
-    given = read_answers(write("a.jsonl", llava([{"question_id": 0, "prompt": "Q", "text": "seven"}])))
-    write_upload(load_benchmark("mmvet"), given, questions, Options(), tmp_path / "up.json")
-    assert json.loads((tmp_path / "up.json").read_text()) == {"v1_0": "seven"}
+    ours = write("a.jsonl", llava([{"question_id": 0, "prompt": "Q", "text": "seven"}]))
+    theirs = write("a.json", {"v1_0": "seven"})
+    for number, path in enumerate((ours, theirs)):
+        out = tmp_path / f"up{number}.json"
+        write_upload(load_benchmark("mmvet"), read_answers(path), questions, Options(), out)
+        assert json.loads(out.read_text()) == {"v1_0": "seven"}
+
+
+def test_upload_into_no_folder_is_refused_in_words(write: Any, tmp_path: Path) -> None:
+    questions = write("q.jsonl", [{"question_id": 0, "image": "v1_0.png", "text": "Q"}])
+    given = read_answers(write("a.json", {"v1_0": "seven"}))
+    with pytest.raises(InputError, match=r"cannot write .*up.json: No such file or directory"):
+        write_upload(load_benchmark("mmvet"), given, questions, Options(), tmp_path / "none" / "up.json")
