@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from llavaflow.datasets.benchmarks._benchmark import PERCENT, Item, Mark, Pair, Result, load_benchmark
 from llavaflow.infra.artifact import Json
@@ -164,25 +165,36 @@ def _published(ours: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def _cards(result: Result, pictures: Path | None, out: Path) -> list[Card]:
     """A few right and a few wrong answers, the first of each in gold order, with their pictures copied."""
-    chosen: list[tuple[Pair, Mark]] = []
+    if pictures is None:
+        return []
+    chosen: list[tuple[Pair, Mark, str]] = []
     for right in (True, False):
         of_kind = (
-            (pair, mark)
+            (pair, mark, image)
             for pair, mark in zip(result.pairs, result.marks, strict=True)
-            if (mark.value >= RIGHT) == right and pair.answer and pair.answer.image
+            if (mark.value >= RIGHT) == right and (image := _image(pair, pictures))
         )
         chosen += [found for _, found in zip(range(EXAMPLES_EACH), of_kind, strict=False)]
-    return [_card(pair, mark, pictures, out) for pair, mark in chosen]
+    return [_card(pair, mark, pictures, image, out) for pair, mark, image in chosen]
 
 
-def _card(pair: Pair, mark: Mark, pictures: Path | None, out: Path) -> Card:
+def _image(pair: Pair, pictures: Path) -> str:
+    """The picture of an answered question, empty where there is none; stored answers may leave it to the gold."""
+    if pair.answer is None:
+        return ""
+    names = (name for name in (pair.answer.image, pair.item.image) if name and ".." not in Path(name).parts)
+    return next((name for name in names if not name.startswith("/") and (pictures / name).is_file()), "")
+
+
+def _card(pair: Pair, mark: Mark, pictures: Path, image: str, out: Path) -> Card:
+    """An example; its picture keeps its folders, for there every ScienceQA picture is called image.png."""
     assert pair.answer is not None, "only answered questions are shown"
-    name = Path(pair.answer.image).name
-    if pictures is not None and (pictures / name).is_file():
-        shutil.copyfile(pictures / name, out / "pictures" / name)
+    target = out / "pictures" / image
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(pictures / image, target)
     question = pair.answer.prompt.split("\n")[0]
     return Card(
-        picture=f"pictures/{name}",
+        picture=quote(f"pictures/{image}"),
         question=question,
         answer=pair.answer.text,
         note=_note(pair, mark),

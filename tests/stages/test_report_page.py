@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from PIL import Image
 from rich.console import Console
 
 from llavaflow.datasets.benchmarks._benchmark import Answer, Item, Pair, Result, load_benchmark
@@ -57,3 +59,31 @@ def test_published_rows_stand_beside_ours_on_every_page(tmp_path: Path) -> None:
     console = Console(file=(stream := io.StringIO()), width=120)
     print_report(console, text)
     assert "LLaVA-1.5 7B" in stream.getvalue() and "categories_seed" not in stream.getvalue()
+
+
+def test_examples_show_their_own_pictures_and_hostile_text_as_text(tmp_path: Path) -> None:
+    """ScienceQA's pictures have one name and a folder each; stored answers may not say which picture they are about."""
+    pictures, out = tmp_path / "images", tmp_path / "out"
+    out.mkdir()
+    for name, colour in (("1/image.png", "red"), ("2/image.png", "blue"), ("odd #1?.png", "green")):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), colour).save(pictures / name)
+    evil = "<script>alert(1)</script>"
+    names = (("1/image.png", ""), ("2/image.png", "2/image.png"), ("", "odd #1?.png"), ("../images/1/image.png", ""))
+    pairs = [
+        Pair(
+            item=Item(id=str(n), gold=f"</p>{evil}", names=(str(n),), image=image),
+            answer=Answer(id=str(n), text=evil, line=n, prompt=f"{n}{evil}", image=given),
+        )
+        for n, (image, given) in enumerate(names)
+    ]
+    result = load_benchmark("gqa").result(pairs)
+    facts = {"samples": 4, "scores": {"gqa": {"score": 0.0, "n": 4, "rule": evil}}}
+    write_report(out, facts=facts, title=evil, model=evil, ours={}, results={"gqa": result}, pictures=pictures)
+    page = (out / "report.html").read_text()
+    assert evil not in page and "&lt;script&gt;" in page and page.count('class="card ') == 3
+    shown = [unquote(part.split('"')[0]) for part in page.split('src="')[1:]]
+    assert shown == ["pictures/1/image.png", "pictures/2/image.png", "pictures/odd #1?.png"]
+    assert [(out / name).read_bytes() for name in shown] == [
+        (pictures / name.removeprefix("pictures/")).read_bytes() for name in shown
+    ]
