@@ -27,7 +27,7 @@ def write_fixed(records: Records, out: Path, rules: Rules) -> dict[str, int]:
     counts: Counter[str] = Counter(records=0, changes=0, quarantined=0)
     as_list = out.suffix == ".json"
     scratch = out.with_name(f".{out.name}.part")
-    changes_file, bad_file = (out.with_name(f"{out.name}.{kind}.jsonl") for kind in ("changes", "quarantine"))
+    changes_file, bad_file = files_beside(out)
     with scratch.open("wb") as kept, changes_file.open("wb") as changes, bad_file.open("wb") as bad:
         for checked in Gate(rules=rules).examine(mender.mended(records.rows())):
             if checked.errors or _is_copy(checked):
@@ -44,6 +44,11 @@ def write_fixed(records: Records, out: Path, rules: Rules) -> dict[str, int]:
             counts["changes"] += 1
     scratch.replace(out)
     return dict(counts)
+
+
+def files_beside(out: Path) -> tuple[Path, Path]:
+    """Where the changes and the quarantined records of a repaired copy are written."""
+    return out.with_name(f"{out.name}.changes.jsonl"), out.with_name(f"{out.name}.quarantine.jsonl")
 
 
 def _is_copy(checked: Checked) -> bool:

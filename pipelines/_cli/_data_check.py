@@ -12,7 +12,7 @@ import click
 
 from llavaflow.infra.errors import InputError, unknown
 from llavaflow.pipelines._cli._data_open import opened
-from llavaflow.pipelines._cli._data_read import prepare_out, write_records
+from llavaflow.pipelines._cli._data_read import prepare_outs, write_records
 from llavaflow.pipelines._cli._options import emit, json_option, store_option
 
 if TYPE_CHECKING:
@@ -46,7 +46,13 @@ class Explained(click.Command):
 @click.option("--images", type=FILE, help="Folder that image paths start from; without it, only images inside FILE.")
 @click.option("--template", "template_name", default="v1", show_default=True, help="Conversation template.")
 @click.option("--tokenizer", metavar="DIR", help="Tokenizer folder or name: exact lengths and a labels dry run.")
-@click.option("--max-length", default=MAX_LENGTH, show_default=True, help="Token limit of a sample, images included.")
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    default=MAX_LENGTH,
+    show_default=True,
+    help="Token limit of a sample, images included.",
+)
 @click.option(
     "--image-tokens",
     default="576",
@@ -82,14 +88,14 @@ def check(
     """
     from llavaflow.models.templates import template
     from llavaflow.stages._check import Gate, Rules, census
+    from llavaflow.stages._check_fix import files_beside
     from llavaflow.stages._check_leaks import EvaluationSets
 
     template(template_name)
     rule = image_rule(image_tokens)
     records = opened(file, images, store)
-    for out in (quarantine, fix):
-        if out is not None:
-            prepare_out(out, force)
+    sides = [fix, *files_beside(fix)] if fix else []
+    prepare_outs([*filter(None, [quarantine]), *sides], force, records.path, *against)
     gate = Gate(
         rules=Rules(
             template=template_name,
@@ -118,7 +124,7 @@ def image_rule(text: str) -> int | ImageRule:
     """A number of tokens, or the rule of a name. Raises InputError for anything else."""
     from llavaflow.stages._check import IMAGE_RULES
 
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     if text not in IMAGE_RULES:
         raise unknown("image rule", text, IMAGE_RULES, "stages/_check.py; a plain number will do too")

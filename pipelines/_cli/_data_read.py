@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import click
@@ -71,8 +72,7 @@ def read(
 
     found = source(source_name)
     reading = Reading(seed=seed, tolerate=tolerate, options=_named(options, found.options, source_name))
-    for path_out in filter(None, (out, quarantine)):
-        prepare_out(path_out, force)
+    prepare_outs([out, *filter(None, [quarantine])], force, path)
     if images is not None and not images.is_dir():
         raise InputError(f"{images} is not a folder. Give the folder that holds the images of {source_name}.")
     # a file of annotations often has a folder of its own beside those of the images
@@ -106,14 +106,35 @@ def _named(options: tuple[str, ...], known: Mapping[str, str], source_name: str)
     return pairs
 
 
-def prepare_out(out: Path, force: bool) -> None:
-    """See that a file can be written, in a folder that is made if need be; nothing is overwritten unasked."""
-    if out.exists() and not force:
-        raise InputError(f"{out} exists and is not overwritten. Choose another name, or add --force.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder {out.parent} cannot be made: {error.strerror}. Choose another place.") from error
+def prepare_outs(outs: Sequence[Path], force: bool, *read: Path) -> None:
+    """See that files can be written, in folders that are made if need be; nothing is overwritten unasked.
+
+    What the command reads is never overwritten, and no two outputs are one file.
+    """
+    for place, out in enumerate(outs):
+        if any(_is_same(out, other) for other in (*read, *outs[:place])):
+            raise InputError(f"{out} is read or written by this very command already. Choose another name.")
+        if out.is_dir():
+            raise InputError(f"{out} is a folder. Give the name of a file.")
+        if out.exists() and not force:
+            raise InputError(f"{out} exists and is not overwritten. Choose another name, or add --force.")
+    for out in outs:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            told = f"the folder {out.parent} cannot be made: {error.strerror}. Choose another place."
+            raise InputError(told) from error
+        try:
+            with TemporaryFile(dir=out.parent):
+                pass
+        except OSError as error:
+            told = f"no file can be written in {out.parent}: {error.strerror}. Choose another place."
+            raise InputError(told) from error
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, also by way of a link."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def write_records(out: Path, records: Iterable[object]) -> None:
@@ -184,7 +205,8 @@ class Tally:
     def _extract(self, name: str) -> None:
         """Write a picture of the tables under its name; what is there is left as it is."""
         assert self.extract is not None
-        out = self.extract / name
+        # a path from the root of the machine that made the table starts at DIR here
+        out = self.extract.joinpath(*(part for part in PurePosixPath(name).parts if part != "/"))
         if ".." in out.parts or out.exists():
             return
         data = self.tables.load(name) if self.tables else None

@@ -12,7 +12,7 @@ import click
 from llavaflow.pipelines._cli._data_check import MAX_LENGTH, image_rule, load_tokenizer
 from llavaflow.pipelines._cli._data_open import opened
 from llavaflow.pipelines._cli._data_page import as_page, as_text
-from llavaflow.pipelines._cli._data_read import prepare_out
+from llavaflow.pipelines._cli._data_read import prepare_outs
 from llavaflow.pipelines._cli._options import emit, json_option, store_option
 
 if TYPE_CHECKING:
@@ -25,12 +25,20 @@ FILE = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("file")
-@click.option("-n", "count", default=5, show_default=True, help="How many records.")
-@click.option("--from", "start", default=0, show_default=True, help="First record, counted from 0.")
+@click.option("-n", "count", type=click.IntRange(min=0), default=5, show_default=True, help="How many records.")
+@click.option(
+    "--from", "start", type=click.IntRange(min=0), default=0, show_default=True, help="First record, counted from 0."
+)
 @click.option("--images", type=FILE, help="Folder that image paths start from, for a set without images of its own.")
 @click.option("--template", "template_name", default="v1", show_default=True, help="Conversation template.")
 @click.option("--tokenizer", metavar="DIR", help="Tokenizer folder or name: colours the very tokens that have labels.")
-@click.option("--max-length", default=MAX_LENGTH, show_default=True, help="Token limit (with --tokenizer).")
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    default=MAX_LENGTH,
+    show_default=True,
+    help="Token limit (with --tokenizer).",
+)
 @click.option("--image-tokens", default="576", show_default=True, help="Tokens of one image (with --tokenizer).")
 @click.option("--html", "page", type=FILE, metavar="OUT", help="Write a page with the images instead.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
@@ -62,7 +70,7 @@ def show(
     rule = image_rule(image_tokens)
     records = opened(file, images, store)
     if page is not None:
-        prepare_out(page, force)
+        prepare_outs([page], force, records.path)
     rules = Rules(
         template=template_name,
         max_length=max_length,

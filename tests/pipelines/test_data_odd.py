@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +86,107 @@ def test_no_value_of_any_field_ends_in_a_traceback(pipeline: Command, field: str
     assert pipeline("data", "show", file, "-n", 99).code == 0
     if done["records"]:
         assert pipeline("data", "check", fixed, *args).code == 0, "what was mended is without errors"
+
+
+RECORD = {
+    "id": "a",
+    "image": "a.jpg",
+    "conversations": [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "A. "}],
+}
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "linked.jsonl", "hard.jsonl", "folder/../x.jsonl"])
+def test_what_is_read_is_never_written_over(pipeline: Command, name: str, tmp_path: Path) -> None:
+    original = tmp_path / "x.jsonl"
+    original.write_text(json.dumps(RECORD) + "\n")
+    before = original.read_bytes()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked.jsonl").symlink_to(original)
+    (tmp_path / "hard.jsonl").hardlink_to(original)
+    out, gone = tmp_path / name, tmp_path / "gone.jsonl"
+    for args in (
+        ("check", original, "--fix", out),
+        ("check", original, "--quarantine", out),
+        ("check", original, "--fix", gone, "--quarantine", gone),
+        ("check", original, "--fix", gone, "--quarantine", tmp_path / "gone.jsonl.changes.jsonl"),
+        ("show", original, "--html", out),
+        ("read", "llava-json", "--path", original, "--out", out),
+        ("read", "llava-json", "--path", original, "--out", gone, "--quarantine", gone),
+    ):
+        told = pipeline("data", *args, "--force")
+        assert told.code == 2 and "read or written by this very command" in told.err
+    assert original.read_bytes() == before and not gone.exists()
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_read(pipeline: Command, tmp_path: Path) -> None:
+    original, taken = tmp_path / "x.jsonl", tmp_path / "taken.jsonl.changes.jsonl"
+    original.write_text(json.dumps(RECORD) + "\n")
+    taken.write_text("mine")
+    for out, message in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "taken.jsonl", "is not overwritten"),
+        (Path("/proc/none.jsonl"), "no file can be written in /proc"),
+    ):
+        told = pipeline("data", "check", original, "--fix", out)
+        assert told.code == 2 and message in told.err
+    assert taken.read_text() == "mine" and sorted(tmp_path.iterdir()) == [taken, original]
+
+
+def test_folders_and_dead_links_are_no_images(pipeline: Command, tmp_path: Path) -> None:
+    file, images = tmp_path / "x.jsonl", tmp_path / "images"
+    rows = [RECORD | {"id": name, "image": f"{name}.jpg"} for name in ("folder", "dead", "loop", "there")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (images / "folder.jpg").mkdir(parents=True)
+    (images / "dead.jpg").symlink_to("nowhere")
+    (images / "loop.jpg").symlink_to("loop.jpg")
+    Image.new("RGB", (20, 20)).save(tmp_path / "real.jpg")
+    (images / "there.jpg").symlink_to("../real.jpg")
+    told = pipeline("data", "check", file, "--images", images, "--json")
+    assert (told.code, told.json["errors"]) == (2, {"missing-image": 3})
+    args = ("--path", file, "--images", images, "--out", tmp_path / "o.jsonl", "--json")
+    told = pipeline("data", "read", "llava-json", *args)
+    assert (told.json["images_present"], told.json["images_missing"]) == (1, 3)
+    (images / "loop.jpg").unlink()
+    (images / "loop.jpg").symlink_to("/proc/self/mem")
+    told = pipeline("data", "check", file, "--images", images)
+    assert told.code == 2 and "cannot read the image" in told.err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("show", "-n", "-1"), ("show", "--from", "-1"), ("show", "--image-tokens", "²"), ("check", "--max-length", "0")],
+)
+def test_numbers_out_of_range_are_refused(pipeline: Command, args: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps(RECORD) + "\n")
+    assert pipeline("data", args[0], tmp_path / "x.jsonl", *args[1:]).code == 2
+
+
+def _table(path: Path, **columns: Any) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(buffer, "JPEG")
+    cells = {name: cell if cell != "jpeg" else buffer.getvalue() for name, cell in columns.items()}
+    if isinstance(cells["image"], str):
+        cells["image"] = {"bytes": buffer.getvalue(), "path": cells["image"]}
+    pq.write_table(pa.Table.from_pylist([RECORD | cells]), path)
+
+
+def test_pictures_of_tables_stay_inside_the_folder_they_are_written_to(pipeline: Command, tmp_path: Path) -> None:
+    escaped = tmp_path / "elsewhere/a.jpg"
+    _table(tmp_path / "x.parquet", image=str(escaped))
+    out, pictures = tmp_path / "x.jsonl", tmp_path / "pictures"
+    args = ("--path", tmp_path / "x.parquet", "--out", out, "--extract", pictures)
+    assert pipeline("data", "read", "llava-json", *args).code == 0
+    assert not escaped.exists() and pipeline("data", "check", out, "--images", pictures).code == 0
+
+
+def test_tables_may_hold_more_than_json_can(pipeline: Command, tmp_path: Path) -> None:
+    odd = {"thumbnail": b"\xff", "price": Decimal("1.5"), "day": date(2020, 1, 2), "more": {"bytes": b"\xff"}}
+    for image in ("a.jpg", "jpeg"):
+        _table(tmp_path / "x.parquet", image=image, **odd)
+        args = ("--path", tmp_path / "x.parquet", "--out", tmp_path / "x.jsonl", "--force", "--json")
+        told = pipeline("data", "read", "llava-json", *args)
+        assert (told.code, told.json["images_present"]) == (0, 1)
+        told = pipeline("data", "check", tmp_path / "x.parquet", "--fix", tmp_path / "fixed.jsonl", "--force", "--json")
+        assert (told.code, told.json["errors"], told.json["images_checked"]) == (0, {}, True)
+        row = json.loads((tmp_path / "x.jsonl").read_text())
+        assert (row["image"], row["price"], row["day"]) == ("a.jpg", "1.5", "2020-01-02") and "thumbnail" not in row
