@@ -9,12 +9,15 @@ photographs were split in another way. Paths never lead outside the root.
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from llavaflow.infra.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,7 +86,10 @@ class ImageFolder:
     def load(self, name: str) -> bytes | None:
         """The bytes of an image, or None when it is not there."""
         path = self.find(name)
-        return path.read_bytes() if path else None
+        try:
+            return path.read_bytes() if path else None
+        except OSError as error:
+            raise InputError(f"cannot read the image {path}: {error.strerror}.") from error
 
     def _under_other_suffix(self, parts: list[str]) -> Path | None:
         stem = PurePosixPath(parts[-1]).stem
@@ -114,10 +120,19 @@ class ImageFolder:
     def _listing(self, folder: Path) -> frozenset[str]:
         if folder not in self._names:
             try:
-                self._names[folder] = frozenset(entry.name for entry in folder.iterdir())
+                with os.scandir(folder) as entries:
+                    self._names[folder] = frozenset(entry.name for entry in entries if _is_file(entry))
             except OSError:
                 self._names[folder] = frozenset()
         return self._names[folder]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Not a folder that is named like an image, nor a link that leads nowhere."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself, say
+        return False
 
 
 def probe(data: bytes, *, decode: bool = True) -> Probe:

@@ -22,12 +22,13 @@ from llavaflow.datasets._index import NAME as INDEX
 from llavaflow.datasets._raw import rows
 from llavaflow.datasets._sample import IMAGE_TOKEN
 from llavaflow.datasets._shards import FOLDER, TABLE, ImageTable, read_shards
-from llavaflow.datasets._table import leaf_columns, read_rows
+from llavaflow.datasets._table import bytes_columns, leaf_columns, read_rows
 from llavaflow.infra.errors import InputError
 
 DATA, LEDGER = "data.jsonl", "ledger.parquet"
 # what lies beside the data of an artifact
 _OURS = (INDEX, TABLE)
+_JSON = (str, int, float, list, dict, type(None))
 # more than any reader of rows holds before it looks at their images
 _ROWS_KEPT = 512
 
@@ -144,13 +145,14 @@ def _tables(path: Path, files: list[Path], given: ImageFolder | None) -> Records
 def next_rows(file: Path, put: Callable[[dict[str, bytes]], None] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a parquet of LLaVA-NeXT with the names of their images; without `put` for the bytes, none are read.
 
-    Its image column holds {bytes, path}, or a list of them; a picture without a path is named after its record,
-    or by its place where records have no id.
+    Its image column holds {bytes, path}, the bytes alone, or a list of them; a picture without a path is named after
+    its record, or by its place where records have no id. What JSON has no form for (dates, decimals) comes as text.
     """
-    columns = None if put else _without_bytes(file)
+    columns = _columns(file, pictures=put is not None)
     for place, row in enumerate(read_rows(file, columns, batch=64 if put else 512)):
         held = row.pop("image", None)
         pictures = held if isinstance(held, list) else [held] if held else []
+        pictures = [{"bytes": picture} if isinstance(picture, bytes) else picture for picture in pictures]
         names = [
             _name(picture) or f"{row.get('id', f'{file.stem}-{place:06d}')}{f'_{number}' if number else ''}.jpg"
             for number, picture in enumerate(pictures)
@@ -159,7 +161,7 @@ def next_rows(file: Path, put: Callable[[dict[str, bytes]], None] | None = None)
             put({name: picture["bytes"] for name, picture in zip(names, pictures, strict=True) if _has_bytes(picture)})
         if names:
             row["image"] = names if isinstance(held, list) else names[0]
-        yield row
+        yield {name: cell if isinstance(cell, _JSON) else str(cell) for name, cell in row.items()}
 
 
 def _has_bytes(picture: Any) -> bool:
@@ -170,10 +172,14 @@ def _name(picture: Any) -> str:
     return str((picture.get("path") or "") if isinstance(picture, Mapping) else picture)
 
 
-def _without_bytes(file: Path) -> list[str] | None:
-    """The columns of a table but for the bytes of its pictures, where their paths can stand for them."""
+def _columns(file: Path, *, pictures: bool) -> list[str]:
+    """The columns of a table that a record can hold, and those of its pictures: whole, or their paths alone.
+
+    Other bytes (a thumbnail) have no place in JSON. Without a path, bytes stand for the picture.
+    """
     columns = leaf_columns(file)
-    pictures = [name for name in columns if name.startswith("image.")]
-    if not any(name.endswith(".path") for name in pictures):
-        return None
-    return [name for name in columns if name not in pictures or name.endswith(".path")]
+    own = [name for name in columns if name.split(".")[0] == "image"]
+    if not pictures and any(name.endswith(".path") for name in own):
+        own = [name for name in own if name.endswith(".path")]
+    others = set(columns) - set(bytes_columns(file))
+    return [name for name in columns if name in own or (name in others and name.split(".")[0] != "image")]

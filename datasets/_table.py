@@ -68,6 +68,19 @@ def column_names(path: Path) -> list[str]:
 
 def leaf_columns(path: Path) -> list[str]:
     """The columns of a parquet file down to the fields of its structs, as dotted paths (`image.path`)."""
+    return [column.path for column in _leaves(path)]
+
+
+def bytes_columns(path: Path) -> list[str]:
+    """Those of them that hold bytes, which are neither texts nor numbers."""
+    return [
+        column.path
+        for column in _leaves(path)
+        if column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY") and column.logical_type.type == "NONE"
+    ]
+
+
+def _leaves(path: Path) -> list[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,7 +88,7 @@ def leaf_columns(path: Path) -> list[str]:
         schema = pq.read_metadata(path).schema
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    return [schema.column(number).path for number in range(len(schema))]
+    return [schema.column(number) for number in range(len(schema))]
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None, *, batch: int = 512) -> Iterator[dict[str, Any]]:

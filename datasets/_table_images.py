@@ -1,7 +1,7 @@
 """The pictures that lie inside parquet tables, by the names that records use.
 
-Tables of the hub hold their pictures as {bytes, path}. A record names its picture by that path, by its id, or by the
-file and the place of its row (`train-00000-000017.jpg`), since many have no path.
+Tables of the hub hold their pictures as {bytes, path}, or as their bytes. A record names its picture by that path, by
+its id, or by the file and the place of its row (`train-00000-000017.jpg`), since many have no path.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from llavaflow.datasets._index import NAME as INDEX
 from llavaflow.datasets._records import next_rows
 from llavaflow.datasets._shards import TABLE
-from llavaflow.datasets._table import leaf_columns
+from llavaflow.datasets._table import bytes_columns
 
 # row groups held in memory: readers go forwards, on a few threads
 GROUPS_KEPT = 3
@@ -30,7 +30,7 @@ def tables_with_pictures(path: Path) -> list[Path]:
     """The parquet files at a path that hold the bytes of pictures."""
     found = [path] if path.is_file() else sorted(file for place in _PLACES for file in path.glob(place))
     files = [file for file in found if file.suffix == ".parquet" and file.name not in (INDEX, TABLE)]
-    return [file for file in files if any(re.fullmatch(r"image\.(.+\.)?bytes", name) for name in leaf_columns(file))]
+    return [file for file in files if any(re.fullmatch(r"image(\..+)?", name) for name in bytes_columns(file))]
 
 
 class TableImages:
@@ -58,7 +58,7 @@ class TableImages:
                     held = self._group(file, group)[row - start]
                     pictures = held if isinstance(held, list) else [held]
                     picture = pictures[number] if number < len(pictures) else None
-                    return picture.get("bytes") if isinstance(picture, dict) else None
+                    return picture.get("bytes") if isinstance(picture, dict) else picture
             return None
 
     def _place(self, name: str) -> tuple[Path, int, int] | None:

@@ -65,7 +65,7 @@ class EvaluationSets:
         if path.is_dir() and self.images is None:
             raise InputError(f"to compare with the images in {path}, give the folder of the training images (--images)")
         if path.is_dir():
-            files = [entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES]
+            files = [entry for entry in path.rglob("*") if entry.suffix.lower() in SUFFIXES and entry.is_file()]
             for entry in files:
                 self._add_image(entry.read_bytes())
         elif path.exists():

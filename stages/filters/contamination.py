@@ -11,7 +11,7 @@ from llavaflow.datasets._index import IMAGE_SUFFIXES, sha256_bytes
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.context import RunContext
 from llavaflow.infra.errors import InputError
-from llavaflow.models.pixels import open_image
+from llavaflow.models.pixels import ImageError, open_image
 from llavaflow.stages._stage import Stage
 from llavaflow.stages.filters._near import fingerprint, near_any, prints
 from llavaflow.stages.filters._record_filter import Measure, Picture, RecordFilter, Signal
@@ -29,11 +29,19 @@ class Contamination(RecordFilter):
 
     def prepare(self, ctx: RunContext) -> dict[str, Json]:
         root = self.images if isinstance(self.images, Path) else ctx.path(self.images) / self.folder
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(path for path in found if path.is_file())
         if not files:
             raise InputError(f"no benchmark images under {root}: the contamination filter has nothing to compare with.")
-        data = [path.read_bytes() for path in files]
-        return {"digests": [sha256_bytes(item) for item in data], "prints": [_print_of(item) for item in data]}
+        digests, looks = [], []
+        for path in files:
+            data = path.read_bytes()
+            digests.append(sha256_bytes(data))
+            try:
+                looks.append(fingerprint(open_image(data)))
+            except ImageError as error:
+                ctx.log.warning("%s does not decode (%s): compared by its bytes alone", path, error)
+        return {"digests": digests, "prints": looks}
 
     def measurer(self, **prepared: Json) -> Measure:
         digests, known = set(prepared["digests"]), prints(prepared["prints"])
@@ -47,7 +55,3 @@ class Contamination(RecordFilter):
 
     def verdict(self, signal: Signal) -> str | None:
         return "in-benchmark" if signal["seen"] else None
-
-
-def _print_of(data: bytes) -> dict[str, Json]:
-    return fingerprint(open_image(data))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,6 +129,10 @@ def test_contamination_by_bytes_and_by_looks(tmp_path: Path, pictures: list[Pict
     rule = Contamination(images=folder)
     signals = rule.measurer(**rule.prepare(None))(pictures)
     assert [rule.verdict(signal) for signal in signals] == [None, "in-benchmark", None]
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 cut off")
+    (folder / "dead.jpg").symlink_to("nowhere")
+    broken = rule.measurer(**rule.prepare(SimpleNamespace(log=logging.getLogger())))(pictures)
+    assert broken == signals, "a picture that does not decode stands for its bytes alone"
     with pytest.raises(InputError, match="nothing to compare with"):
         Contamination(images=tmp_path / "nowhere").prepare(None)
     assert np.array([signal["seen"] for signal in signals]).sum() == 1
