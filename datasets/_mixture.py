@@ -12,10 +12,11 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from llavaflow.infra.errors import InputError
 
-_SAMPLING = re.compile(r"(?:(first|end|random):)?(\d+(?:\.\d+)?)(%?)")
+_SAMPLING = re.compile(r"(?:(first|end|random):)?(?:([0-9]+)|([0-9]+(?:\.[0-9]+)?)%)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,8 @@ def chosen(sampling: str, count: int, *, seed: int, name: str) -> Sequence[int]:
     if match is None:
         raise InputError(f"sampling '{sampling}' of {name} is not all, first:N, end:N, random:N or N% (N may be N%).")
     how, number, percent = match.groups()
-    wanted = math.ceil(count * float(number) / 100) if percent else int(float(number))
+    # exact, since 10,000 times 0.07 is more than 700 in floating point
+    wanted = int(number) if number else math.ceil(count * Fraction(percent) / 100)
     taken = min(wanted, count)
     if how == "first":
         return range(taken)

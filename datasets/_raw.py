@@ -90,7 +90,7 @@ def is_lines(path: Path) -> bool:
     if name.endswith((".jsonl", ".ndjson")):
         return True
     with open_raw(path) as stream:
-        first = stream.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")
+        first = stream.read(CHUNK_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
     line = first.split(b"\n", 1)[0]
     return first.startswith(b"{") and b"\n" in first and _parses(line) and not _parses(first)
 

@@ -56,7 +56,10 @@ def read(path: Path, reading: Reading) -> Iterator[Sample]:
 def _fault(url: Any, text: Any, seen: set[str]) -> str | None:
     if not isinstance(url, str):
         return "bad-url"
-    parts = urlsplit(url.strip())
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:
+        return "bad-url"
     if parts.scheme not in ("http", "https") or not parts.netloc:
         return "bad-url"
     if not isinstance(text, str) or not text.strip():

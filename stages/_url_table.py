@@ -39,16 +39,23 @@ def read_urls(path: Path, url_column: str, caption_column: str | None) -> tuple[
         if column not in table.column_names:
             names = ", ".join(table.column_names)
             raise InputError(f"no column '{column}' in {path}. It has {names}: set url_column and caption_column.")
+        if table.column_names.count(column) > 1:
+            raise InputError(f"{path} has more than one column '{column}'. Rename the ones that are not meant.")
     urls = table.column(url_column).to_pylist()
     captions = table.column(caption_column).to_pylist() if caption_column else [""] * len(urls)
     first: dict[str, Entry] = {}
     repeated: list[Entry] = []
     for row, (url, caption) in enumerate(zip(urls, captions, strict=True)):
-        url = (url or "").strip()
-        entry = Entry(id=url_id(url), url=url, caption=(caption or "").strip(), row=row)
+        url = _text(url)
+        entry = Entry(id=url_id(url), url=url, caption=_text(caption), row=row)
         if first.setdefault(entry.id, entry) is not entry:
             repeated.append(entry)
     return sorted(first.values(), key=lambda entry: entry.id), repeated
+
+
+def _text(value: Any) -> str:
+    """A cell without white space at its edges; a column of nothing but years has numbers in it."""
+    return "" if value is None else str(value).strip()
 
 
 def parents_by_row(root: Path, fingerprint: str, file: str) -> Mapping[int, str]:
@@ -76,7 +83,7 @@ def _read(path: Path, url_column: str, caption_column: str | None) -> Any:
         if path.suffix == ".jsonl":
             return pyarrow.json.read_json(path)
         if path.suffix == ".txt":
-            return pyarrow.table({"url": path.read_text().split()})
+            return pyarrow.table({"url": path.read_text("utf-8-sig").split()})
         if path.suffix == ".json" or _has_no_header(path):
             # the tables of SBU and Conceptual Captions name no columns
             rows = list(pairs(path))
@@ -84,9 +91,15 @@ def _read(path: Path, url_column: str, caption_column: str | None) -> Any:
                 raise InputError(f"{path} is no table of addresses and texts. See `pipeline show source:url-table`.")
             urls, texts = zip(*rows, strict=True)
             return pyarrow.table({url_column: urls} | ({caption_column: texts} if caption_column else {}))
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter))
-    except pyarrow.ArrowInvalid as error:
+        # tabs need no quotes around a text: there, one is a character of it and may stand alone (a 5" screen)
+        tabs = {"delimiter": "\t", "quote_char": False} if path.suffix == ".tsv" else {}
+        columns = dict.fromkeys(filter(None, (url_column, caption_column)), pyarrow.string())
+        return pyarrow.csv.read_csv(
+            path,
+            parse_options=pyarrow.csv.ParseOptions(**tabs),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=columns),
+        )
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the URL table {path}: {error}") from error
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llavaflow.datasets._source import source_names
 from llavaflow.infra.artifact import Json
 from llavaflow.pipelines._catalogue import FOLDERS, Entry, entries, recipe_entries
 from llavaflow.pipelines._cli._options import emit, json_option
@@ -40,6 +41,10 @@ def _entries(kind: str) -> list[Entry]:
         return _zoo()
     if kind == "mixtures":
         return _mixtures()
+    if kind == "sources":
+        # the generated world lies among the sources, but nothing is read from it by name
+        known = source_names()
+        return [entry for entry in entries(kind) if entry.name in known]
     return entries(kind)
 
 

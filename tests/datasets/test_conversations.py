@@ -50,6 +50,8 @@ def test_url_tables_name_images_as_img2dataset_does(raw: Any, tmp_path: Path) ->
     (sample,) = samples
     assert (sample.images, sample.extra["url"]) == (("00000/000000000.jpg",), "http://x.test/1.jpg")
     assert dropped == {"bad-url": 1, "empty-caption": 1, "repeated-url": 1}
+    (tmp_path / "odd.tsv").write_text("URL\tTEXT\nhttp://[x.test/1.jpg\ta cat\n")
+    assert raw.read("url-table", tmp_path / "odd.tsv")[1] == {"bad-url": 1}
 
 
 def test_llava_json_keeps_ids_apart(raw: Any, tmp_path: Path) -> None:

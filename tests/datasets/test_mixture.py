@@ -17,8 +17,10 @@ def test_sampling_notation() -> None:
     assert list(chosen("random:3", 2, seed=0, name="x")) == [0, 1]
     assert chosen("random:3", 100, seed=0, name="x") == chosen("random:3", 100, seed=0, name="x")
     assert chosen("random:3", 100, seed=0, name="x") != chosen("random:3", 100, seed=1, name="x")
-    with pytest.raises(InputError, match="sampling 'last:3' of x"):
-        chosen("last:3", 5, seed=0, name="x")
+    assert len(chosen("first:0.07%", 10_000, seed=0, name="x")) == 7
+    for wrong in ("last:3", "first:1.5", "end:-1", "random:"):
+        with pytest.raises(InputError, match=f"sampling '{wrong}' of x"):
+            chosen(wrong, 5, seed=0, name="x")
 
 
 def test_the_published_mixtures_add_up() -> None:

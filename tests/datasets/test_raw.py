@@ -88,6 +88,9 @@ def test_json_lines_are_recognised_under_any_name(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"a": 1}\n{"a": 2}\n')
     assert list(rows(path)) == [{"a": 1}, {"a": 2}]
+    long = "x" * 100_000
+    path.write_text(f'{{"a": "{long}"}}\n{{"a": 2}}\n')
+    assert list(rows(path)) == [{"a": long}, {"a": 2}]
 
 
 def test_find_names_what_it_looked_for_and_what_is_there(tmp_path: Path) -> None:

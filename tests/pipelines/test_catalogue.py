@@ -23,6 +23,8 @@ def test_everything_listed_has_a_name_and_a_line(pipeline: Command) -> None:
     told = pipeline("list", "--json")
     assert told.code == 0
     assert {"llava15-tiny", "finetune-task"} <= {entry["name"] for entry in told.json["recipes"]}
+    for entry in told.json["sources"]:
+        assert pipeline("show", f"source:{entry['name']}").code == 0
     assert {"download", "train", "evaluate"} <= {entry["name"] for entry in told.json["stages"]}
     for kind, entries in told.json.items():
         assert all(entry["name"] and entry["summary"] for entry in entries), kind

@@ -299,3 +299,18 @@ def test_url_tables_of_every_format_and_broken_ones(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match="cannot read the URL table"):
         read_urls(tmp_path / "bad.parquet", "URL", None)
+
+
+def test_url_tables_with_odd_texts_lose_no_row(tmp_path: Path) -> None:
+    (tmp_path / "inches.tsv").write_text('URL\tTEXT\nhttp://b.c/1\t"5 inch\nhttp://b.c/2\ttwo\nhttp://b.c/3\t6" wide\n')
+    found, _ = read_urls(tmp_path / "inches.tsv", "URL", "TEXT")
+    assert {entry.caption for entry in found} == {'"5 inch', "two", '6" wide'}
+    for name, text in (("years.csv", "URL,TEXT\nhttp://b.c/1,2020\n"), ("y.jsonl", '{"URL":"http://b.c/1","TEXT":2020}')):
+        (tmp_path / name).write_text(text)
+        assert [entry.caption for entry in read_urls(tmp_path / name, "URL", "TEXT")[0]] == ["2020"]
+    (tmp_path / "twice.csv").write_text("URL,TEXT,TEXT\nhttp://b.c/1,one,two\n")
+    with pytest.raises(InputError, match="more than one column 'TEXT'"):
+        read_urls(tmp_path / "twice.csv", "URL", "TEXT")
+    (tmp_path / "latin.txt").write_bytes("http://b.c/café\n".encode("latin-1"))
+    with pytest.raises(InputError, match="cannot read the URL table"):
+        read_urls(tmp_path / "latin.txt", "url", None)
