@@ -6,7 +6,7 @@ is found here is found in a second and not after the images of a whole set were 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,12 +16,14 @@ import orjson
 
 from llavaflow.datasets._images import ImageFolder
 from llavaflow.datasets._mixture import MIXTURES
-from llavaflow.datasets.benchmarks._benchmark import load_benchmark
+from llavaflow.datasets.benchmarks._benchmark import benchmark_names, load_benchmark
 from llavaflow.infra.errors import InputError
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
+from llavaflow.pipelines._recipe import Recipe
 from llavaflow.pipelines._volume import estimate_volume
 from llavaflow.stages._exam import QUESTIONS
 from llavaflow.stages.download import Download
+from llavaflow.stages.evaluate import Evaluate
 from llavaflow.stages.mix import Mix
 from llavaflow.stages.own_data import OwnData
 from llavaflow.stages.questions import Questions
@@ -157,13 +159,39 @@ def addresses(preflight: Preflight) -> Iterator[Problem]:
                 yield Problem(what=what, where=f"{name}.success_floor", mend=mend)
 
 
+def unbrought(recipe: Recipe, names: Collection[str]) -> Iterator[Problem]:
+    """Benchmarks that do not exist, or that are asked and not brought: an evaluation ends over them, after training."""
+    for name in names:
+        stage = recipe.stages[name]
+        asked: Collection[str] = ()
+        if isinstance(stage, Questions):
+            asked = stage.benchmarks
+        elif isinstance(stage, Evaluate) and isinstance(stage.questions, Questions):
+            asked = dict.fromkeys((*stage.benchmarks, *(stage.review.benchmarks if stage.review else ())))
+            source, brought = recipe.name_of(stage.questions), stage.questions.benchmarks
+            if missing := [known for known in asked if known in benchmark_names() and known not in brought]:
+                what = f"{name} asks {', '.join(missing)}, and {source} brings {', '.join(brought) or 'nothing'}"
+                mend = f"--set {source}.benchmarks={','.join((*brought, *missing))}"
+                yield Problem(what=what, where=f"{source}.benchmarks", mend=mend)
+        for unknown in (benchmark for benchmark in asked if benchmark not in benchmark_names()):
+            mend = f"choose out of {', '.join(benchmark_names())}"
+            yield Problem(what=f"there is no benchmark '{unknown}'", where=f"{name}.benchmarks", mend=mend)
+
+
+def refuse_unbrought(recipe: Recipe, missing: Collection[str]) -> None:
+    """Raise InputError when a stage that would be made asks a benchmark that will not be there."""
+    for problem in unbrought(recipe, missing):
+        raise InputError(f"nothing was started: {problem.where}: {problem.what}. Mend it with {problem.mend}.")
+
+
 def questions(preflight: Preflight) -> Iterator[Problem]:
-    """Every benchmark that is asked has its questions in the folder, and the first of them their pictures."""
+    """Every benchmark that is asked exists and has its questions in the folder, the first of them their pictures."""
+    yield from unbrought(preflight.recipe, [name for name, _ in preflight.waiting()])
     for _, stage in preflight.waiting():
         if not isinstance(stage, Questions) or not stage.folder.is_dir():
             continue
         there = ", ".join(sorted(entry.name for entry in stage.folder.glob("*/"))) or "nothing"
-        for benchmark in stage.benchmarks:
+        for benchmark in (known for known in stage.benchmarks if known in benchmark_names()):
             file = stage.folder / benchmark / QUESTIONS
             # the gold of some holds the questions too
             if not file.is_file() and load_benchmark(benchmark).ask and file.parent.is_dir():
@@ -172,7 +200,14 @@ def questions(preflight: Preflight) -> Iterator[Problem]:
                 mend = f"put it there (`pipeline show benchmark:{benchmark}` tells how), or ask other benchmarks"
                 what = f"{benchmark} has no {QUESTIONS}; the folder holds {there}"
                 yield Problem(what=what, where=str(file), mend=mend)
-            elif missing := _pictures_missing(stage.folder, file):
+                continue
+            try:
+                missing = _pictures_missing(stage.folder, file)
+            except ValueError as error:
+                mend = f"one JSON object a line (`pipeline show benchmark:{benchmark}` tells how)"
+                yield Problem(what=f"{benchmark}: a line is no question ({error})", where=str(file), mend=mend)
+                continue
+            if missing:
                 what = f"{benchmark}: {len(missing)} pictures of its first questions are missing, such as {missing[0]}"
                 yield Problem(what=what, where=str(stage.folder / "images"), mend="put them there")
 
@@ -180,6 +215,8 @@ def questions(preflight: Preflight) -> Iterator[Problem]:
 def _pictures_missing(folder: Path, file: Path) -> list[str]:
     with file.open("rb") as lines:
         rows = [orjson.loads(line) for line in islice(lines, SAMPLE) if line.strip()]
+    if other := next((row for row in rows if not isinstance(row, dict)), None):
+        raise ValueError(f"{other!r:.40} is no object")
     images = ImageFolder(folder / "images")
     return [image for row in rows if (image := str(row.get("image") or "")) and images.find(image) is None]
 

@@ -102,8 +102,9 @@ def _families(stage: Train) -> list[str]:
     if own is None:
         named = _family(stage)
         return [named] if named else []
-    text = {**own[0], **own[0].get("text_config", {})}
-    architecture = " ".join(text.get("architectures", ()))
+    language = own[0].get("text_config")
+    text = {**own[0], **(language if isinstance(language, dict) else {})}
+    architecture = " ".join(text.get("architectures") or ())
     kind = next((kind for word, kind in ORIGINAL_LANGUAGES.items() if f"Llava{word}" in architecture), None)
     shape = SimpleNamespace(model_type=kind or text.get("model_type"), vocab_size=text.get("vocab_size", 0))
     try:
@@ -220,6 +221,9 @@ def start(preflight: Preflight) -> Iterator[Problem]:
             yield Problem(what="it holds adapters and no whole model", where=str(folder), mend=mend)
         elif (own := _own_config(stage)) is not None:
             yield from _start(name, stage, *own)
+        elif isinstance(origin, Base) and folder is not None and folder.exists():
+            mend = f"--set {preflight.recipe.name_of(origin)}.checkpoint=FOLDER that from_pretrained would take"
+            yield Problem(what="it holds no config.json that can be read", where=str(folder), mend=mend)
 
 
 def _own_config(stage: Train) -> tuple[dict[str, Any], str] | None:
@@ -228,8 +232,18 @@ def _own_config(stage: Train) -> tuple[dict[str, Any], str] | None:
     if isinstance(origin, Base) and origin.checkpoint is not None:
         for folder in (origin.checkpoint / "model", origin.checkpoint):
             if (config := folder / "config.json").is_file():
-                return json.loads(config.read_text("utf-8")), str(config)
+                table = _table(config)
+                return (table, str(config)) if table is not None else None
     return None
+
+
+def _table(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None for a damaged one."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _start(name: str, stage: Train, config: Mapping[str, Any], where: str) -> Iterator[Problem]:
@@ -254,9 +268,12 @@ def tokenizer(preflight: Preflight) -> Iterator[Problem]:
         file = _tokenizer_file(stage)
         if file is None or stage.template not in names():
             continue
-        table = json.loads(file.read_text("utf-8"))
-        vocabulary = {token["content"] for token in table.get("added_tokens", [])}
-        pieces = table.get("model", {}).get("vocab", {})
+        table = _table(file)
+        if table is None or not isinstance(table.get("model"), dict):
+            yield Problem(what="it is no tokenizer", where=str(file), mend="fetch it again, from where the model is")
+            continue
+        vocabulary = {token["content"] for token in table.get("added_tokens") or ()}
+        pieces = table["model"].get("vocab") or {}
         vocabulary |= {*pieces} if isinstance(pieces, dict) else {piece for piece, _ in pieces}
         marks = [mark for mark in template_of(stage.template).stop if mark.startswith("<") and mark not in vocabulary]
         if marks:

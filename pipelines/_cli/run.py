@@ -53,6 +53,7 @@ def command(
     from llavaflow.pipelines._estimate import refuse_impossible_batches, unfit
     from llavaflow.pipelines._from_zoo import refuse_unlike
     from llavaflow.pipelines._gates import refuse_unnamed
+    from llavaflow.pipelines._gates_data import refuse_unbrought
     from llavaflow.pipelines._plan import make_plan, refuse_past_budget
     from llavaflow.pipelines._run import prepare
     from llavaflow.pipelines._summary import render
@@ -65,6 +66,7 @@ def command(
     missing = {name: recipe.stages[name] for name in run.selected if run.resolved[name].artifact is None}
     refuse_impossible_batches(missing, machine)
     refuse_unnamed(recipe, store, machine, missing)
+    refuse_unbrought(recipe, missing)
     for warning in unfit(missing, machine):
         click.echo(f"warning: {warning}", err=True)
     code = 0

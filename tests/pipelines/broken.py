@@ -25,6 +25,7 @@ from llavaflow.pipelines._gates_training import TRAINING
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.stages import _fetch, _lmms_run, _trackers
 from llavaflow.stages._answerer import Checkpoint
+from llavaflow.stages._judging import Judging
 from llavaflow.stages._pretrained import Pretrained
 from llavaflow.stages.base import Base
 from llavaflow.stages.download import Download
@@ -185,6 +186,25 @@ def published_weights(name: str) -> Callable[[Case], None]:
         case.set("finetune", base=Pretrained(stage=origin, folder="model"), projector_from=None)
 
     return start
+
+
+def damaged_checkpoint(case: Case) -> None:
+    own_base(case, {})
+    (case.folder / "config.json").write_text('{"model_type": "lla')
+
+
+def damaged_tokenizer(case: Case) -> None:
+    (case.folder / "vicuna-7b").mkdir()
+    (case.folder / "vicuna-7b" / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1")
+    both_languages(case, Pretrained(path=case.folder / "vicuna-7b"))
+
+
+def a_question_that_is_none(case: Case) -> None:
+    (case.folder / "eval" / "pope" / "questions.jsonl").write_text('["Is there a wall?"]')
+
+
+def a_judge_without_a_key(case: Case) -> None:
+    case.set("evaluate", review=Judging(model="gpt-4", benchmarks=("pope",)))
 
 
 def adapters_as_a_checkpoint(case: Case) -> None:

@@ -186,6 +186,13 @@ def test_a_run_refuses_a_batch_that_cannot_be_kept_before_any_work(pipeline: Com
     assert not list((tmp_path / "store").rglob("record.json"))
 
 
+def test_a_run_refuses_questions_that_nobody_brings_before_any_work(pipeline: Command, tmp_path: Path) -> None:
+    told = pipeline("run", "evaluate-checkpoint", "--set", "evaluate.benchmarks=okvqa",
+                    "--set", f"evaluate.model.path={tmp_path}", "--set", f"questions.folder={tmp_path}")  # fmt: skip
+    assert told.code == 2 and "evaluate asks okvqa" in told.err
+    assert "--set questions.benchmarks=" in told.err and not list((tmp_path / "store").rglob("record.json"))
+
+
 def test_what_is_not_estimated_says_why(pipeline: Command) -> None:
     rows = {row["name"]: row for row in pipeline("plan", "llava15", "--machine", "h100", "--json").json["stages"]}
     assert rows["download"]["hours"] is None and "hours not estimated" in rows["download"]["note"]
