@@ -7,10 +7,11 @@ asked again, then left out and counted; upstream writes -1 -1 and averages it in
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib.resources import files
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ TEXTS: dict[str, Any] = json.loads(
 TEMPERATURE = 0.2
 MAX_TOKENS = 1024
 ATTEMPTS = 3
+MOST = 10
 FAILED = (-1.0, -1.0)
 
 
@@ -47,7 +49,7 @@ def parse_scores(reply: str) -> tuple[float, float] | None:
         left, right = float(parts[0]), float(parts[1])
     except ValueError:
         return None
-    return (left, right) if 0 <= left <= 10 and 0 <= right <= 10 else None
+    return (left, right) if 0 <= left <= MOST and 0 <= right <= MOST else None
 
 
 def prompt_of(pair: Pair, rule: str) -> str:
@@ -106,8 +108,21 @@ def _stored(row: Mapping[str, Any], content: str) -> tuple[float, float] | None:
     pair = row.get("tuple", row.get("scores", row.get("score")))
     if not isinstance(pair, Sequence) or isinstance(pair, str):
         return parse_scores(content)
-    usable = len(pair) == 2 and all(isinstance(value, (int, float)) and value >= 0 for value in pair)
+    usable = len(pair) == 2 and all(isinstance(value, (int, float)) and 0 <= value <= MOST for value in pair)
     return (float(pair[0]), float(pair[1])) if usable else None
+
+
+def strangers(
+    paths: Sequence[Path], read: Callable[[Path], Mapping[str, object]], pairs: Sequence[Pair]
+) -> tuple[str, ...]:
+    """A remark for every file of reviews or grades that speaks of other questions too: it may be of another gold."""
+    known = {pair.item.id for pair in pairs}
+    counts = {path: len(read(path).keys() - known) for path in paths}
+    return tuple(
+        f"{count} entries of {path.name} belong to no question of this gold and were left out"
+        for path, count in counts.items()
+        if count
+    )
 
 
 def write_reviews(reviews: Sequence[Review], pairs: Sequence[Pair], path: Path, prefix: str) -> None:
@@ -133,11 +148,14 @@ def write_reviews(reviews: Sequence[Review], pairs: Sequence[Pair], path: Path, 
 
 
 def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, float] | None:
-    """Mean of the model over mean of the reference in percent, means rounded to 3 places, the ratio to 1."""
+    """Mean of the model over mean of the reference in percent, means rounded to 3 places, the ratio to 1.
+
+    Added and divided in upstream's order: a sum of decimals that is exact rounds to another third place.
+    """
     if not pairs:
         return None
-    reference, model = (round(statistics.fmean(column), 3) for column in zip(*pairs, strict=True))
-    relative = round(100 * model / reference, 1) if reference else 0.0
+    reference, model = (round(reduce(add, column) / len(pairs), 3) for column in zip(*pairs, strict=True))
+    relative = round(model / reference * 100, 1) if reference else 0.0
     return {"relative": relative, "reference": round(10 * reference, 1), "model": round(10 * model, 1)}
 
 

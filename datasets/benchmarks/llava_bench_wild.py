@@ -23,7 +23,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
 )
 from llavaflow.datasets.benchmarks._files import Row, find, find_all, rows
 from llavaflow.datasets.benchmarks._join import names_of, usual_names
-from llavaflow.datasets.benchmarks._reviews import Review, read_reviews, review_runs, summary
+from llavaflow.datasets.benchmarks._reviews import Review, read_reviews, review_runs, strangers, summary
 from llavaflow.infra.errors import InputError
 
 
@@ -83,7 +83,8 @@ def marker(rule: str) -> Marker:
         score = scores[0] if len(scores) == 1 else statistics.fmean(scores)
         marks = [_mark_of([run[place] for run in runs]) for place in range(len(pairs))]
         failed = metrics["failed"]
-        notes = (f"{failed} reviews without a score pair were left out",) if failed else ()
+        failures = (f"{failed} reviews without a score pair were left out",) if failed else ()
+        notes = (*failures, *strangers(options.reviews, read_reviews, pairs))
         return Scored(score=score, marks=marks, metrics=metrics, notes=notes)
 
     return mark

@@ -91,18 +91,23 @@ def choices_of(row: Mapping[str, Any]) -> dict[str, str]:
     return {letter: str(text) for letter, text in zip(LETTERS, listed or (), strict=False)}
 
 
+def _choices(pair: Pair) -> Mapping[str, str]:
+    """The options by letter, from the gold or else from the answer's own row."""
+    return pair.item.meta["choices"] or (choices_of(pair.answer.row) if pair.answer else {})
+
+
 def _mark_pair(pair: Pair, chance: random.Random) -> tuple[Mark, bool]:
-    """The mark, and whether the reply had to be guessed."""
+    """The mark, and whether it comes from a guess."""
     if pair.answer is None:
         return Mark(value=0.0, read=None), False
     gold = pair.item.gold
     if pair.item.meta["kind"] != CHOICE:
         return Mark(value=float(open_matches(pair.text, gold)), read=pair.text), False
-    choices = pair.item.meta["choices"] or choices_of(pair.answer.row)
+    choices = _choices(pair)
     letter = read_choice(pair.text, choices or dict.fromkeys(LETTERS, ""))
     guess = chance.choice(list(choices)) if letter is None and choices else None
     right = (letter or guess) in gold if isinstance(gold, list) else (letter or guess) == gold
-    return Mark(value=float(right), read=letter), letter is None
+    return Mark(value=float(right), read=letter), guess is not None
 
 
 def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
@@ -119,8 +124,18 @@ def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Score
         "domain": grouped(pairs, marks, lambda item: DOMAIN_OF.get(item.group, "")),
         "subject": grouped(pairs, marks, lambda item: item.group),
     }
-    notes = (f"{guessed} replies name no option; upstream's random guess (seed {SEED}, gold order) stands in",)
-    return Scored(score=score, marks=marks, metrics=metrics, notes=notes if guessed else ())
+    return Scored(score=score, marks=marks, metrics=metrics, notes=_notes(pairs, guessed))
+
+
+def _notes(pairs: Sequence[Pair], guessed: int) -> tuple[str, ...]:
+    """How many replies were guessed, and how many could not be for want of the options."""
+    notes = []
+    if guessed:
+        notes.append(f"{guessed} replies name no option; upstream's random guess (seed {SEED}, gold order) stands in")
+    bare = sum(pair.item.meta["kind"] == CHOICE and not _choices(pair) for pair in pairs if pair.answer)
+    if bare:
+        notes.append(f"{bare} questions come without their options: letters are read, and nothing is guessed")
+    return tuple(notes)
 
 
 def _upload(pairs: Sequence[Pair], out: Path) -> None:

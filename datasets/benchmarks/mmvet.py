@@ -27,7 +27,7 @@ from llavaflow.datasets.benchmarks._benchmark import (
 from llavaflow.datasets.benchmarks._files import find, load
 from llavaflow.datasets.benchmarks._join import names_of, usual_names
 from llavaflow.datasets.benchmarks._judged import ask_until_read
-from llavaflow.datasets.benchmarks._reviews import TEXTS
+from llavaflow.datasets.benchmarks._reviews import TEXTS, strangers
 from llavaflow.infra.errors import InputError
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
@@ -147,13 +147,17 @@ def _runs(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> list[
         absent = [pair.item.id for pair in pairs if pair.item.id not in grades]
         if absent and not options.allow_missing:
             raise InputError(f"{path} lacks the grade of {len(absent)} questions (first: {absent[0]}).")
-        count = max(len(values) for values in grades.values())
-        runs += [[_nth(grades.get(pair.item.id, ()), run) for pair in pairs] for run in range(count)]
+        count = max((len(values) for values in grades.values()), default=0)
+        runs += [[_nth(pair, grades, run) for pair in pairs] for run in range(count)]
     return runs
 
 
-def _nth(grades: Sequence[float | None], run: int) -> float | None:
-    return grades[run] if run < len(grades) else None
+def _nth(pair: Pair, grades: Mapping[str, Sequence[float | None]], run: int) -> float | None:
+    """The grade of one run; a missing answer that nobody graded is wrong, as it is where a judge is asked."""
+    if pair.answer is None and pair.item.id not in grades:
+        return 0.0
+    given = grades.get(pair.item.id, ())
+    return given[run] if run < len(given) else None
 
 
 def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Scored:
@@ -174,7 +178,8 @@ def _mark(pairs: Sequence[Pair], options: Options, judge: Judge | None) -> Score
     metrics["combination"] = {name: mean(value for group, value in graded if group == name) for name in names}
     notes = () if names else ("this gold has no capabilities (mm-vet.json has): total only",)
     failures = (f"{failed} grades that are no number from 0 to 1 were left out",) if failed else ()
-    return Scored(score=statistics.fmean(totals), marks=marks, metrics=metrics, notes=notes + failures)
+    told = (*notes, *failures, *strangers(options.reviews, read_grades, pairs))
+    return Scored(score=statistics.fmean(totals), marks=marks, metrics=metrics, notes=told)
 
 
 def _mark_of(grades: Sequence[float | None]) -> Mark:

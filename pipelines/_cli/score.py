@@ -54,6 +54,8 @@ def command(
     from llavaflow.datasets.benchmarks._benchmark import Options, load_benchmark
 
     benchmark = load_benchmark(bench)
+    if reviews and not benchmark.judged:
+        raise InputError(f"{bench} is scored by its rule: it takes no --reviews.")
     options = Options(
         allow_missing=allow_missing,
         box_frame="padded" if box_frame == "padded" else "image",

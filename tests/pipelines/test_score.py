@@ -63,6 +63,7 @@ def test_brackets_of_rules_questions_and_categories_are_printed_as_they_are(file
         (("gqaa", "--answers", "a", "--gold", "g"), "Did you mean gqa"),
         (("gqa", "--answers", "nowhere.json", "--gold", "g"), "cannot read nowhere.json"),
         (("gqa", "--gold", "g"), "--answers"),
+        (("gqa", "--answers", "a", "--gold", "g", "--reviews", "r"), "takes no --reviews"),
         (("gqa", "--answers", __file__, "--gold", "g"), "is not JSON"),
     ],
 )

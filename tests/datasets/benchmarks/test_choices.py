@@ -214,6 +214,13 @@ def test_mmmu_guesses_in_gold_order_so_shuffled_answers_score_the_same(write: An
     assert score("mmmu", write("b.json", rows), gold).as_json() == before.as_json()
 
 
+def test_mmmu_guesses_nothing_without_options_and_says_so(write: Any) -> None:
+    texts = {f"validation_Art_{k}": text for k, text in enumerate(("A", "no idea"))}
+    result = score("mmmu", write("a.json", texts), mmmu(write, 2))
+    assert (result.score, result.unparsed, result.metrics["guessed"]) == (50.0, 1, 0)
+    assert result.notes == ("2 questions come without their options: letters are read, and nothing is guessed",)
+
+
 def test_mmmu_domains_are_pooled(write: Any) -> None:
     ids = ("validation_Art_1", "validation_Music_1", "validation_Music_2", "validation_Math_1")
     gold = write("g.json", {id: {"question_type": "multiple-choice", "ground_truth": "A"} for id in ids})

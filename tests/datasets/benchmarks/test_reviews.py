@@ -41,6 +41,14 @@ def test_means_are_rounded_before_the_ratio() -> None:
     assert ratio([]) is None
 
 
+def test_ratio_ends_on_upstreams_last_digit() -> None:
+    """Where exact sums or another order of multiplying would round the other way; the figures are upstream's."""
+    assert ratio([(4.08, 2.499)]) == {"relative": 61.3, "reference": 40.8, "model": 25.0}
+    references, models = (6.6, 6.6, 8.2, 8.8, 5.1, 5.1, 5.9, 9.6), (5.6, 9.6, 6.3, 7.7, 6.4, 7.5, 5.2, 6.0)
+    found = ratio(list(zip(references, models, strict=True)))
+    assert found == {"relative": 97.2, "reference": 69.9, "model": 67.9}
+
+
 def wild(write: Any) -> Path:
     kinds = ("conv", "detail", "complex")
     questions = [{"question_id": n, "image": "1.jpg", "text": f"Q{n}", "category": k} for n, k in enumerate(kinds)]
@@ -76,6 +84,34 @@ def test_runs_give_a_mean_and_a_spread(write: Any) -> None:
     files = tuple(reviews(write, f"{n}.jsonl", [(10, s), (10, s), (10, s)]) for n, s in enumerate((6, 8)))
     result = score("llava-bench-wild", answers(write), wild(write), reviews=files)
     assert (result.score, result.metrics["runs"], result.metrics["spread"]) == (70.0, [60.0, 80.0], 10.0)
+
+
+@pytest.mark.parametrize("pair", [(11, 5), (8, float("inf")), (8, float("nan")), (8, -0.5)])
+def test_stored_pair_out_of_range_is_a_failed_review(write: Any, pair: tuple[float, float]) -> None:
+    stored = reviews(write, "r.jsonl", [(8, 6), (10, 9), pair])
+    result = score("llava-bench-wild", answers(write), wild(write), reviews=(stored,))
+    assert (result.score, result.metrics["failed"]) == (83.3, 1)
+
+
+def test_reviews_and_grades_of_other_questions_are_told(write: Any) -> None:
+    stored = reviews(write, "r.jsonl", [(8, 6), (10, 9), (1, 1)])
+    more = write("more.jsonl", stored.read_text() + json.dumps({"question_id": 77, "tuple": [1, 1]}))
+    told = score("llava-bench-wild", answers(write), wild(write), reviews=(stored, more)).notes
+    assert told == ("1 entries of more.jsonl belong to no question of this gold and were left out",)
+    grades = write("g.json", {f"v1_{n}": {"score": [0.5]} for n in range(5)})
+    texts = write("a.json", {f"v1_{n}": "x" for n in range(3)})
+    told = score("mmvet", texts, vet(write), reviews=(grades,)).notes
+    assert told == ("2 entries of g.json belong to no question of this gold and were left out",)
+
+
+def test_mmvet_answer_that_is_missing_and_not_graded_is_wrong(write: Any) -> None:
+    texts = write("a.json", {"v1_0": "x"})
+    grades = write("g.json", {"v1_0": {"score": [0.9, 0.6]}})
+    result = score("mmvet", texts, vet(write), reviews=(grades,), allow_missing=True)
+    assert result.metrics["runs"] == pytest.approx([30.0, 20.0])
+    assert (result.missing, result.metrics["failed"], result.metrics["answered_only"]) == (2, 0, pytest.approx(75.0))
+    with pytest.raises(InputError, match="nothing to average"):
+        score("mmvet", texts, vet(write), reviews=(write("e.json", {}),), allow_missing=True)
 
 
 def test_incomplete_or_double_reviews_are_refused(write: Any) -> None:
