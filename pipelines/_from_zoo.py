@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from llavaflow.infra.errors import InputError
 from llavaflow.models.images import PINPOINTS_336
@@ -126,12 +127,21 @@ def _check_fit(recipe: Recipe, target: str, stage: Train, name: str, row: ZooRow
         "vision": (row.tower, stage.vision.name if stage.vision else ""),
         "projector": (row.projector, stage.projector),
     }
+    if row.form == "projector":
+        has["im_start_end"] = (str(row.im_start_end), str(stage.im_start_end))
     for field, (theirs, ours) in has.items():
-        if theirs != ours:
+        # Vicuna v0 is on no hub: a recipe names the folder that it must lie in
+        if theirs not in (ours, _on_no_hub(ours)):
             raise InputError(
                 f"{name} does not fit {recipe.name}: its {field} is {theirs}, {target} has {ours}. "
                 f"{f'`{row.recipe}` is the recipe that makes it.' if row.recipe else 'No recipe here makes it.'}"
             )
+
+
+def _on_no_hub(folder: str) -> str:
+    """The zoo's name of the Vicuna that lies in a folder."""
+    size, _, version = Path(folder).name.removeprefix("vicuna-").partition("-")
+    return f"Vicuna-{size.upper()}-{version}"
 
 
 def _published(recipe: Recipe, target: str, row: ZooRow) -> dict[str, object]:

@@ -16,6 +16,7 @@ from llavaflow.stages.zoo_weights import ZooWeights, from_hub
 from llavaflow.tests.pipelines.conftest import Command
 
 PROJECTOR = "llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5"
+V0_PROJECTOR = "LLaVA-13b-pretrain-projector-v0-CC3M-595K-original_caption"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,8 @@ PROJECTOR = "llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5"
         ("projector-vicuna-7b-v1-5-336", PROJECTOR, "pretrain", ["pretrain"]),
         ("conv-llava-768", "ConvLLaVA-pretrain-768", "vl-pretrain",
          ["instructions", "vl-pretrain", "finetune", "questions", "evaluate", "publish"]),
+        ("llava-v1-legacy-13b-v0", V0_PROJECTOR, "pretrain",
+         ["instructions", "pretrain", "finetune", "questions", "evaluate", "publish"]),
     ],
 )  # fmt: skip
 def test_a_row_takes_the_place_of_the_training_that_it_ends(
@@ -53,6 +56,8 @@ def test_a_projector_leaves_out_what_only_its_training_saw() -> None:
         ("projector-vicuna-7b-v1-5-336", "llava-v1.5-7b", "could stand for: it trains pretrain"),
         ("llava15", "LLaVA-13b-delta-v0", "apply-delta"),
         ("llava15", "llava-v1.5", "unknown row of the model zoo"),
+        ("llava-v1-legacy-7b-v0", V0_PROJECTOR, r"Vicuna-13B-v0, pretrain has data/vicuna-7b-v0"),
+        ("llava-v1-legacy-13b-v0-scienceqa", V0_PROJECTOR, "im_start_end is True, pretrain has False"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(recipe: str, name: str, told: str) -> None:
