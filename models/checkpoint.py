@@ -14,13 +14,14 @@ architecture).
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.errors import InputError
+from llavaflow.models import forms, lora, original
 from llavaflow.models import llava as llavas
-from llavaflow.models import lora, original
 from llavaflow.models import projector as projectors
 from llavaflow.models.llava import Llava
 from llavaflow.models.weights import read_config, read_state, weight_files
@@ -43,22 +44,35 @@ COMPUTED = "rotary_emb.inv_freq"
 
 def describe(path: Path, base: Path | None = None) -> dict[str, Json]:
     """What a checkpoint is, and whether its projector fits a base checkpoint."""
-    form = format_of(path)
+    form, source = format_of(path), path
     document: dict[str, Json] = {"path": str(path), "format": form}
     if form in ("projector", "lora"):
         source = path if path.is_file() else path / (lora.OTHERS if form == "lora" else projectors.FILE)
         file = projectors.read(source)
-        document |= {"projector": str(file.projector), "im_start_end": file.embeddings is not None}
-        if base is not None:
-            projectors.check_fits(file.projector, projector_of(base), str(source))
-            document["fits"] = str(base)
+        projector = file.projector
+        document |= {"projector": str(projector), "im_start_end": file.embeddings is not None}
     else:
-        config = read_config(path)
-        document |= {"model_type": config.get("model_type"), "projector": str(projector_of(path))}
+        config, projector = read_config(path), projector_of(path)
+        document |= {"model_type": config.get("model_type"), "projector": str(projector)}
         document["im_start_end"] = bool(config.get(llavas.MARKS_KEY, False))
         if form == "original":
             document["vision_tower"] = config.get("mm_vision_tower")
+    if base is not None:
+        projectors.check_fits(projector, _wanted_by(base, projector), str(source))
+        document["fits"] = str(base)
     return document
+
+
+def _wanted_by(base: Path, projector: projectors.Projector) -> projectors.Projector:
+    """The projector that a base takes; a plain language model decides about nothing but its own width."""
+    config = read_config(base)
+    if any(key in config for key in ("vision_config", "mm_projector_type", "mm_vision_tower")):
+        format_of(base)
+        return projector_of(base)
+    width = config.get("hidden_size") or config.get("d_model")
+    if not width:
+        raise InputError(f"{base}/config.json says no hidden_size: it is neither a LLaVA nor a language model.")
+    return replace(projector, language_width=width)
 
 
 def format_of(path: Path) -> str:
@@ -68,7 +82,12 @@ def format_of(path: Path) -> str:
     if (path / lora.CONFIG).is_file():
         return "lora"
     if (path / "config.json").is_file() and weight_files(path):
-        return "hf" if "vision_config" in read_config(path) else "original"
+        config = read_config(path)
+        if "vision_config" not in config:
+            return "original"
+        # a CLIP has a vision_config too
+        forms.classes(str(config.get("model_type")))
+        return "hf"
     if (path / projectors.FILE).is_file():
         return "projector"
     raise InputError(
@@ -94,12 +113,14 @@ def convert(source: Path, out: Path, form: str, vision: str | None) -> None:
     given = format_of(source)
     if form == "projector":
         file = _projector_file(source, given)
+        if not file.state:
+            raise InputError(f"{source} has projector {file.projector}, which has no weights to write.")
         out.mkdir(parents=True, exist_ok=True)
         projectors.write(out / projectors.FILE, file)
     elif (given, form) == ("original", "hf"):
         llavas.save(original.from_original(source, vision), out)
     elif (given, form) == ("hf", "original"):
-        original.to_original(llavas.load(str(source), precision=None), out)
+        original.to_original(llavas.load(str(source), precision=None), out, vision)
     else:
         raise InputError(f"{source} is in {given} format and cannot be written as {form}.")
 

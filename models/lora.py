@@ -22,7 +22,7 @@ from llavaflow.models.backbone import original_body
 from llavaflow.models.llava import Llava
 from llavaflow.models.names import original_name, our_name
 from llavaflow.models.quantization import Quantization
-from llavaflow.models.weights import read_file
+from llavaflow.models.weights import read_file, read_object
 
 if TYPE_CHECKING:
     import torch
@@ -171,11 +171,13 @@ def merge_folder(llava: Llava, folder: Path) -> None:
 
 def _scale(path: Path) -> float:
     """What the product of the matrices is multiplied with."""
-    config = json.loads(path.read_text("utf-8"))
+    config = read_object(path)
     odd = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
     if odd:
         raise InputError(f"{path} sets {', '.join(odd)}: only adapters of one rank and scale can be merged.")
-    r, alpha = int(config["r"]), float(config["lora_alpha"])
+    r, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(r, int) or not isinstance(alpha, (int, float)) or r < 1:
+        raise InputError(f"{path} has r {r} and lora_alpha {alpha}: both are numbers in a LoRA adapter, r at least 1.")
     return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
 
 

@@ -125,8 +125,11 @@ def _design(config: dict[str, Any], file: projectors.ProjectorFile, tower: str) 
     )
 
 
-def to_original(llava: Llava, out: Path) -> None:
-    """Write the original layout: the language model's own files with projector and tower keys beside them."""
+def to_original(llava: Llava, out: Path, vision: str | None = None) -> None:
+    """Write the original layout: the language model's own files with projector and tower keys beside them.
+
+    `vision`: what config.json names as the tower, which upstream opens before it puts the weights in.
+    """
     from safetensors.torch import save_file
 
     body = original_body(llava.model.config.text_config)
@@ -144,18 +147,19 @@ def to_original(llava: Llava, out: Path) -> None:
         state = {name: value for name, value in state.items() if TOWER not in name}
     copies = {name: value.detach().clone().contiguous() for name, value in state.items()}
     save_file(copies, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps(_settings(llava), indent=2, default=str), "utf-8")
+    (out / "config.json").write_text(json.dumps(_settings(llava, vision), indent=2, default=str), "utf-8")
     llava.tokenizer.save_pretrained(out)
 
 
-def _settings(llava: Llava) -> dict[str, Any]:
+def _settings(llava: Llava, vision: str | None) -> dict[str, Any]:
     """The language model's configuration with upstream's words about the rest."""
     config, rule = llava.model.config, llava.image_rule
     architecture, model_type = ARCHITECTURES[config.text_config.model_type]
+    tower = APART if _is_apart(llava) else vision
     in_tiles = {"image_grid_pinpoints": [list(pair) for pair in rule.pinpoints], "mm_patch_merge_type": rule.merge}
     return _old_words(config.text_config.to_dict()) | {
         **(in_tiles if rule.pinpoints else {}),
-        **({"mm_vision_tower": APART} if _is_apart(llava) else {}),
+        **({"mm_vision_tower": tower} if tower else {}),
         **{key: getattr(config, key) for key in (llavas.TEMPLATE_KEY,) if hasattr(config, key)},
         "architectures": [architecture],
         "model_type": model_type,

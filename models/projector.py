@@ -37,7 +37,7 @@ TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 MARK_ROWS = 2
 # transformers has a class for this many layers
 PLAIN_DEPTH = 2
-_MLP = re.compile(r"mlp(\d+)x_gelu")
+_MLP = re.compile(r"mlp([1-9]\d*)x_gelu")
 _KEY = re.compile(r"(?:^|\.)mm_projector\.(?:(\d+)\.)?(weight|bias)$")
 
 
@@ -118,9 +118,28 @@ def _infer(layers: State, state: Mapping[str, torch.Tensor], where: str) -> Proj
             f"{where} holds empty or partial projector weights {shapes}: it was saved from ZeRO-3 shards without "
             "gathering them. Export it again."
         )
+    _check_layers(layers, places, state, where)
     numbered = any(re.search(r"mm_projector\.\d+\.weight$", key) for key in state)
     kind = f"mlp{len(places)}x_gelu" if numbered else "linear"
     return Projector(kind=kind, vision_width=shapes[0][1], language_width=shapes[-1][0])
+
+
+def _check_layers(layers: State, places: Sequence[int], state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Refuse what is no chain of linear layers with GELU between: other kinds have layers of these names too."""
+    other = sorted(key for key in state if "mm_projector." in key and not _KEY.search(key))
+    width = int(layers[f"{places[0]}.weight"].shape[1])
+    fault = f"it has {other[0]}" if other else ""
+    for number, place in enumerate(places):
+        weight, bias = layers[f"{place}.weight"], layers.get(f"{place}.bias")
+        if place != 2 * number:
+            fault = fault or f"its layers are numbered {', '.join(map(str, places))}"
+        if bias is None or tuple(bias.shape) != weight.shape[:1]:
+            fault = fault or f"layer {place} has {'no bias' if bias is None else f'a bias of {tuple(bias.shape)}'}"
+        if weight.shape[1] != width:
+            fault = fault or f"layer {place} takes {weight.shape[1]} values, the one before gives {width}"
+        width = int(weight.shape[0])
+    if fault:
+        raise InputError(f"{where} holds a projector that is neither linear nor mlpNx_gelu: {fault}.")
 
 
 def write(path: Path, file: ProjectorFile) -> None:

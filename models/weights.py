@@ -37,16 +37,29 @@ def read_state(folder: Path) -> State:
 def read_file(path: Path) -> Mapping[str, torch.Tensor]:
     """One weight file. Raises InputError when it cannot be read as such."""
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         safe = path.suffix == ".safetensors"
-        state: Mapping[str, Any] = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    # a cut or foreign file fails in as many ways as pickle and zip know
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}.") from error
+        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    # a cut or foreign file fails in as many ways as pickle and zip know: any bytes may reach any of their steps
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as weights: {_reason(error)}.") from error
+    if not isinstance(state, Mapping):
+        raise InputError(f"{path} holds a value of type {type(state).__name__}, and no weights by name.")
+    odd = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
+    if odd:
+        kind = type(state[odd[0]]).__name__
+        raise InputError(f"{path} holds a value of type {kind} under {odd[0]!r}: that is no weight by name.")
     return state
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, UnpicklingError):
+        # torch's own words advise to run the code in the file
+        return "it is no pickle of tensors alone (a page, a git-lfs pointer and a pickle with code in it are none)"
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def load_whole(model_class: Any, name: str, known: Sequence[str] = (), **settings: Any) -> Any:
@@ -80,8 +93,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} has no config.json.")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object. Raises InputError when it is none."""
     try:
-        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        settings = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is no JSON: {error}.") from error
-    return config
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds no JSON object.")
+    return settings

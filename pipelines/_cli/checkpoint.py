@@ -28,7 +28,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("path", type=FOLDER)
-@click.option("--base", type=FOLDER, help="A checkpoint that the projector or adapter is meant for: checks the fit.")
+@click.option("--base", type=FOLDER, help="The LLaVA or language model that PATH is meant for: checks the fit.")
 @json_option
 def inspect(path: Path, base: Path | None, as_json: bool) -> None:
     """Say what PATH is: format, projector type and widths, and whether it fits --base."""
@@ -41,7 +41,7 @@ def inspect(path: Path, base: Path | None, as_json: bool) -> None:
 @click.argument("source", type=FOLDER)
 @click.argument("out", type=FOLDER)
 @click.option("--to", "form", type=click.Choice(["hf", "original", "projector"]), required=True)
-@click.option("--vision", help="Vision tower (hub name or folder) when the source does not contain it.")
+@click.option("--vision", help="Vision tower (hub name or folder) that SOURCE does not contain or OUT is to name.")
 @json_option
 def convert(source: Path, out: Path, form: str, vision: str | None, as_json: bool) -> None:
     """Convert SOURCE to OUT: Hugging Face format, the original LLaVA format, or the projector alone."""

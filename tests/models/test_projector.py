@@ -84,12 +84,42 @@ def test_what_does_not_fit_is_refused_with_both_sides(given: ProjectorFile, said
         ({"model.mm_projector.0.weight": torch.zeros(0), "model.mm_projector.0.bias": torch.zeros(0)}, "ZeRO-3"),
         ({"model.mm_projector.0.bias": torch.zeros(4)}, "partial"),
         ({"lm_head.weight": torch.zeros(2, 2)}, "holds no mm_projector weights; its keys: lm_head.weight"),
+        ([torch.zeros(2, 2)], "a value of type list, and no weights by name"),
+        ({"state_dict": {"model.mm_projector.0.weight": torch.zeros(2, 2)}}, "type dict under 'state_dict'"),
+        ({1: torch.zeros(2, 2)}, "no weight by name"),
     ],
 )
 def test_a_file_without_a_whole_projector_is_refused(tmp_path: Path, content: Any, said: str) -> None:
     torch.save(content, tmp_path / "p.bin")
     with pytest.raises(InputError, match=said):
         projector.read(tmp_path / "p.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"2.bias": None}, "layer 2 has no bias"),
+        ({"2.bias": torch.zeros(7)}, r"layer 2 has a bias of \(7,\)"),
+        ({"2.weight": torch.zeros(48, 40)}, "layer 2 takes 40 values, the one before gives 48"),
+        ({"5.weight": torch.zeros(48, 48), "5.bias": torch.zeros(48)}, "its layers are numbered 0, 2, 5"),
+        ({"4.pre_norm.weight": torch.zeros(48)}, "it has model.mm_projector.4.pre_norm.weight"),
+    ],
+)
+def test_layers_that_are_no_chain_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    """Among them the kinds that LLaVA-NeXT adds, whose first layers look like an mlp2x_gelu."""
+    content = {**layers(2), **change}
+    named = {f"model.mm_projector.{key}": value for key, value in content.items() if value is not None}
+    torch.save(named, tmp_path / "p.bin")
+    with pytest.raises(InputError, match=f"neither linear nor mlpNx_gelu: {said}"):
+        projector.read(tmp_path / "p.bin")
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"root:x:0:0:root:/root\n", b"version https://git-lfs\n"])
+def test_bytes_that_are_no_weights_are_one_message(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.bin").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as weights") as told:
+        projector.read(tmp_path / "p.bin")
+    assert "weights_only" not in str(told.value)
 
 
 def test_a_missing_or_broken_file_is_one_message(tmp_path: Path) -> None:

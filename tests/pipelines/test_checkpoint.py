@@ -84,6 +84,21 @@ def test_no_projector_at_all_is_told_by_the_configuration(pipeline: Any, toy_fou
     assert pipeline("checkpoint", "convert", *arguments).code == 0
     again = llava.load(str(tmp_path / "again"))
     assert same(again, made) and again.projector == made.projector
+    told = pipeline("checkpoint", "convert", tmp_path / "hf", tmp_path / "p", "--to", "projector")
+    assert told.code == 2 and "identity 48 -> 48, which has no weights to write" in told.err
+
+
+def test_the_tower_that_is_said_is_named_in_the_original_layout(
+    pipeline: Any, toy_foundation: Path, tmp_path: Path
+) -> None:
+    """Upstream opens the tower that config.json names before it puts the weights in."""
+    made = build(toy_foundation, Design())
+    llava.save(made, tmp_path / "hf")
+    arguments = (tmp_path / "hf", tmp_path / "original", "--to", "original", "--vision", toy_foundation / "clip")
+    told = pipeline("checkpoint", "convert", *arguments, "--json")
+    assert told.json["vision_tower"] == str(toy_foundation / "clip")
+    assert pipeline("checkpoint", "convert", tmp_path / "original", tmp_path / "again", "--to", "hf").code == 0
+    assert same(llava.load(str(tmp_path / "again")), made)
 
 
 def test_mpt_goes_under_its_own_names(
@@ -293,6 +308,12 @@ def test_a_file_is_told_to_fit_or_not(pipeline: Any, toy_foundation: Path, tmp_p
     torch.save({"model.mm_projector.weight": torch.zeros(64, 32), "mm_projector.bias": torch.zeros(64)}, tmp_path / "o")
     told = pipeline("checkpoint", "inspect", tmp_path / "o", "--base", tmp_path / "hf")
     assert told.code == 2 and "(linear 32 -> 64) does not fit the model (mlp2x_gelu 32 -> 48)" in told.err
+    language = toy_foundation / "language"
+    for path in ("p", "hf"):
+        told = pipeline("checkpoint", "inspect", tmp_path / path, "--base", language, "--json")
+        assert told.json["fits"] == str(language)
+    told = pipeline("checkpoint", "inspect", tmp_path / "o", "--base", language)
+    assert told.code == 2 and "the language model takes 48, the file gives 64" in told.err
 
 
 @pytest.fixture
@@ -312,6 +333,11 @@ def bad(toy_foundation: Path, tmp_path: Path) -> Path:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine", "utf-8")
     shutil.copytree(toy_foundation / "language", tmp_path / "language")
+    shutil.copytree(toy_foundation / "clip", tmp_path / "clip")
+    shutil.copytree(tmp_path / "adapter", tmp_path / "unsaid")
+    (tmp_path / "unsaid" / lora.CONFIG).write_text("{}", "utf-8")
+    shutil.copytree(tmp_path / "hf", tmp_path / "listed")
+    (tmp_path / "listed" / "config.json").write_text("[]", "utf-8")
     return tmp_path
 
 
@@ -328,6 +354,12 @@ WRONG = {
     "plain base, and nothing said": ("merge-lora adapter out --base language", "is a plain language model"),
     "delta without config": ("apply-delta language taken out", "taken has no config.json"),
     "delta of another model": ("apply-delta hf language out", "is the base of another delta"),
+    "adapter of no scale": ("merge-lora unsaid out --base hf", "both are numbers in a LoRA adapter"),
+    "tower instead of a model": ("inspect clip", "a 'clip' model is no LLaVA that we know"),
+    "tower as a base": ("inspect adapter --base clip", "a 'clip' model is no LLaVA that we know"),
+    "base that is not there": ("inspect hf --base none", "none has no config.json"),
+    "whole model for another base": ("inspect hf --base linear", "the recipe asks for linear"),
+    "configuration that is a list": ("inspect listed", "listed/config.json holds no JSON object"),
     "cut weights": ("apply-delta cut language out", "model.safetensors cannot be read as weights"),
 }
 
