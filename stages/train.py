@@ -39,8 +39,12 @@ GPU_TOKENS_PER_GIB = 128
 # of workers and nodes; an exception that comes back ends the run much sooner (_training_failure.py)
 MAX_FAILURES = 5
 # fields that count something, and those that may be nothing
-COUNTS = ("global_batch", "max_length", "epochs", "save_every_steps", "image_size_px", "lora.r", "lora.alpha")
-AMOUNTS = ("learning_rate", "projector_lr", "vision_lr", "weight_decay", "max_grad_norm", "vision_from_layer")
+COUNTS = ("global_batch", "max_length", "epochs", "image_size_px", "lora.r", "lora.alpha")
+# no steps between two states: nothing is saved on the way
+AMOUNTS = (
+    *("learning_rate", "projector_lr", "vision_lr", "weight_decay", "max_grad_norm"),
+    *("vision_from_layer", "save_every_steps", "seed"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

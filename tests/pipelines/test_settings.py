@@ -106,6 +106,9 @@ def test_a_part_that_is_none_begins_with_its_defaults() -> None:
         ("max_length=0", "max_length 0 cannot be"),
         ("epochs=-1", "epochs -1 cannot be"),
         ("lora.r=0", "lora.r 0 cannot be"),
+        ("save_every_steps=-1", "save_every_steps -1 cannot be: at least 0"),
+        ("seed=-1", "seed -1 cannot be"),
+        ("projector=mlp0x_gelu", "unknown projector type 'mlp0x_gelu'"),
         ("weight_decay=-0.1", "weight_decay -0.1 cannot be: at least 0"),
         ("warmup_ratio=3", "warmup_ratio 3.0 cannot be: it is a share"),
         ("trainable=", "name parts in trainable"),
@@ -116,6 +119,12 @@ def test_a_part_that_is_none_begins_with_its_defaults() -> None:
 def test_a_training_that_cannot_be_is_refused_before_anything_is_planned(setting: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         apply_settings(find_recipe("llava15"), [f"finetune.{setting}"])
+
+
+@pytest.mark.parametrize("setting", ["learning_rate=0", "max_grad_norm=0", "save_every_steps=0"])
+def test_a_nought_that_means_something_is_taken(setting: str) -> None:
+    """A part that stays as it is, gradients that are not clipped, a run that saves nothing on its way."""
+    apply_settings(find_recipe("llava15"), [f"finetune.{setting}"])
 
 
 def test_hyphens_are_read_as_underscores(toy: Recipe) -> None:
