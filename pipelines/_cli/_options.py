@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -34,6 +35,19 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_STORE = ".llavaflow"
 SET_HELP = "Replace one setting; repeatable."
+
+
+class Usd(click.FloatRange):
+    """Dollars: nothing is past a limit of nan, and infinity is none."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no amount of dollars.", param, ctx)
+        return found
 
 
 def json_option(command: Command) -> Command:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llavaflow.pipelines._cli._options import emit, json_option, machine_option, recipe_options, store_option
+from llavaflow.pipelines._cli._options import Usd, emit, json_option, machine_option, recipe_options, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ COLOURS = {"built": "green", "missing": "yellow", "stale": "yellow"}
 @click.command()
 @recipe_options
 @click.option("--stage", metavar="S", help="Only S and what it needs.")
-@click.option("--max-usd", type=click.FloatRange(min=0), help="Say whether a run with this limit would start.")
+@click.option("--max-usd", type=Usd(), help="Say whether a run with this limit would start.")
 @machine_option
 @store_option
 @json_option

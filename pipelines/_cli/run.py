@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from llavaflow.infra.artifact import Json
-from llavaflow.pipelines._cli._options import emit, json_option, machine_option, recipe_options, store_option
+from llavaflow.pipelines._cli._options import Usd, emit, json_option, machine_option, recipe_options, store_option
 
 if TYPE_CHECKING:
     from llavaflow.infra.machine import Machine
@@ -30,7 +30,7 @@ INTERRUPTED = 130
 @click.option("--only", metavar="S", help="Make S alone; refused if an input is missing.")
 @click.option("--refresh", metavar="S", multiple=True, help="Make a new generation of S (fetches only failed or new).")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
-@click.option("--max-usd", type=click.FloatRange(min=0), help="Refuse to start, or stop, before spending more.")
+@click.option("--max-usd", type=Usd(), help="Refuse to start, or stop, before spending more.")
 @click.option("--max-tokens", type=click.IntRange(min=0), help="Stop before using more tokens of paid services.")
 @machine_option
 @store_option

@@ -164,11 +164,14 @@ MEMORY = (
     (first_release("vicuna-7b", "cc3m-595k"), "a100-40g:1x1", 16 * 330, True),
     (first_release("vicuna-13b", "cc3m-595k"), "a100-80g:1x1", 16 * 330, True),
     (in_tiles("llama-3-8b", max_length=8192), "a100-80g:2x8", 4 * 3000, True),
-    # haotian-liu/LLaVA issues 394, 569, 528, 827 and 1335
+    # haotian-liu/LLaVA issues 394, 569, 528, 827, 1335 and 655 (two jobs of four devices: srun gives no host file)
     (finetuning("vicuna-7b", vision="clip-l-224"), "a800-80g:1x4", 16 * 1024, True),
     (finetuning("vicuna-13b"), "a100-40g:2x4", 2048, False),
     (finetuning("vicuna-7b"), "a100-40g:1x4", 2048, False),
     (finetuning("vicuna-7b"), "a100-80g:1x1", 2048, False),
+    (finetuning("vicuna-7b", zero=2), "a100-40g:1x4", 2048, False),
+    # issue 1499, which says nothing of ZeRO
+    (finetuning("vicuna-7b", zero=2), "a6000:1x4", 2048, False),
     (in_tiles("yi-34b", max_length=4096), "a100-80g:1x8", 4096, False),
     (finetuning("vicuna-13b"), "a6000:1x4", 2048, False),
     (finetuning("vicuna-7b"), "rtx3090:1x4", 2048, False),

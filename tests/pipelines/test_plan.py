@@ -163,6 +163,13 @@ def test_a_sum_names_the_trainings_that_it_leaves_out(pipeline: Command) -> None
     assert "USD; not known for" in total("--machine", "h100")
 
 
+@pytest.mark.parametrize("limit", ["nan", "inf", "-1", "much"])
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_limit_that_is_no_amount_is_refused(pipeline: Command, command: str, limit: str) -> None:
+    told = pipeline(command, TOY, "--max-usd", limit, "--json")
+    assert told.code == 2 and "--max-usd" in told.err
+
+
 def test_a_plan_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from llavaflow.pipelines._cli.main import main;"
