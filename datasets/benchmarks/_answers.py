@@ -46,6 +46,8 @@ def with_questions(answers: list[Answer], questions: Path | None) -> list[Answer
         return answers
     document = load(questions)
     listed = document.get("questions", []) if isinstance(document, Mapping) else document
+    if not isinstance(listed, (list, Mapping)):
+        raise InputError(f"{questions} is not a list of questions: expected question_id, image, text.")
     known: dict[str, Mapping[str, Any] | None] = {}
     for number, row in enumerate(listed, start=1):
         if not isinstance(row, Mapping):

@@ -203,7 +203,7 @@ class Benchmark:
         """The gold questions. Raises InputError for a file that is not this benchmark's."""
         try:
             return self.read(gold, options)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             said = f"{type(error).__name__}: {error}"
             raise InputError(f"{gold} is not gold of {self.name} ({said}). Expected: {self.layout}.") from error
 

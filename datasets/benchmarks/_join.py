@@ -90,7 +90,7 @@ def join(
         answers = sorted(answers, key=lambda answer: answer.text)
     taken, strangers, doubles = _take(items, answers, names, ids_repeat)
     notes: tuple[str, ...] = ()
-    if len(strangers) == len(answers) and (placed := _by_place(answers, len(items))):
+    if len(strangers) == len(answers) and (placed := _by_place(answers, items)):
         taken, strangers, notes = placed, [], ("ids are places in the gold file: none of them is a gold id",)
     counted = len(strangers) - len(strangers := _take_places(items, taken, strangers))
     if counted:
@@ -183,15 +183,18 @@ def _places(answer: Answer, names: Names, index: dict[str, list[int]]) -> list[i
     return []
 
 
-def _by_place(answers: Sequence[Answer], items: int) -> list[Answer | None] | None:
-    """The answers by their ids as places in the gold, counted from 0 or from 1."""
-    if not all(answer.id.isdecimal() for answer in answers) or len(answers) != items:
+def _by_place(answers: Sequence[Answer], items: Sequence[Item]) -> list[Answer | None] | None:
+    """The answers by their ids as places in the gold, counted from 0 or from 1; none where most ask something else."""
+    count = len(items)
+    if not all(answer.id.isdecimal() for answer in answers) or len(answers) != count:
         return None
     numbers = {int(answer.id): answer for answer in answers}
     first = min(numbers)
-    if first > 1 or len(numbers) != items or max(numbers) != first + items - 1:
+    if first > 1 or len(numbers) != count or max(numbers) != first + count - 1:
         return None
-    return [numbers[first + place] for place in range(items)]
+    placed = [numbers[first + place] for place in range(count)]
+    agreed = sum(_same_question(item.text, answer.prompt) for item, answer in zip(items, placed, strict=True))
+    return [*placed] if 2 * agreed > count else None
 
 
 def _take_places(items: Sequence[Item], taken: list[Answer | None], strangers: Sequence[Answer]) -> list[Answer]:

@@ -133,7 +133,8 @@ def official_by_records(item: Item, text: str) -> float:
     humans, answer = item.gold, flatten(text)
     if len(set(humans)) > 1:
         humans, answer = normal_humans(item), official(answer)
-    records = [{**human, "answer": said} for human, said in zip(item.meta["answers"], humans, strict=True)]
+    given = (human if isinstance(human, Mapping) else {} for human in item.meta["answers"])
+    records = [{**human, "answer": said} for human, said in zip(given, humans, strict=True)]
     scores = [
         min(1.0, sum(other != record and other["answer"] == answer for other in records) / 3) for record in records
     ]

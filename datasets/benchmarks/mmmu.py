@@ -70,8 +70,8 @@ def _item(id: str, row: Row, path: Path) -> Item:
     if gold is None:
         raise InputError(f"{path}: question {id} has neither ground_truth nor answer; the test split is not public.")
     kind = str(row.get("question_type", CHOICE))
-    if kind != CHOICE and isinstance(gold, str) and gold.startswith("["):
-        gold = ast.literal_eval(gold)
+    if kind != CHOICE:
+        gold = _listed(gold)
     return Item(
         id=id,
         gold=gold,
@@ -86,9 +86,17 @@ def choices_of(row: Mapping[str, Any]) -> dict[str, str]:
     """The options by letter, from MMMU's output files (index2ans) or its records (options)."""
     if isinstance(row.get("index2ans"), Mapping):
         return {str(letter): str(text) for letter, text in row["index2ans"].items()}
-    options = row.get("options")
-    listed = ast.literal_eval(options) if isinstance(options, str) and options.startswith("[") else options
-    return {letter: str(text) for letter, text in zip(LETTERS, listed or (), strict=False)}
+    return {letter: str(text) for letter, text in zip(LETTERS, _listed(row.get("options")) or (), strict=False)}
+
+
+def _listed(value: Any) -> Any:
+    """A list that the hub's records keep as Python's text of it; anything else as it is."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"mmmu: {value[:60]!r} is not a list as Python writes one.") from error
 
 
 def _choices(pair: Pair) -> Mapping[str, str]:

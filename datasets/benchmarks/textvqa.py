@@ -6,6 +6,7 @@ file's question_id is the image id, so an answer belongs to (image id, lower-cas
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from llavaflow.datasets.benchmarks._vqa import always_normalised, read_vqa, vqa_
 from llavaflow.infra.errors import InputError
 
 OCR_LINE = "Reference OCR token:"
+# LLaVA's older prompt, one line
+OCR_FIRST = re.compile(r"OCR tokens: .*?Question: (.*?) Short answer:", re.DOTALL)
 
 
 def _read(gold: Path, options: Options) -> list[Item]:
@@ -38,6 +41,8 @@ def _read(gold: Path, options: Options) -> list[Item]:
 
 def _question(prompt: str) -> str:
     """The question of a two- or three-line prompt; the OCR line may stand before or after it."""
+    if older := OCR_FIRST.match(prompt):
+        return question_of(older.group(1))
     lines = [line for line in prompt.removeprefix("<image>\n").split("\n") if not line.startswith(OCR_LINE)]
     return question_of(lines[0] if lines else "")
 

@@ -184,12 +184,38 @@ def test_ids_that_count_are_places_in_the_gold(write: Any, first: int) -> None:
     assert result.score == pytest.approx(200 / 3) and "places in the gold" in result.notes[0]
 
 
+def test_ids_that_count_are_no_places_where_other_questions_were_asked(write: Any) -> None:
+    gold = write("g_questions.json", {k: {"question": f"Is it {k}?", "answer": k, "types": {}} for k in ("x", "y", "z")})
+    rows = [{"question_id": n, "prompt": f"Where is {n}?", "text": "x"} for n in range(3)]
+    with pytest.raises(InputError, match="3 answers have an unknown id"):
+        score("gqa", write("a.jsonl", llava(rows)), gold)
+
+
 def test_questions_file_in_vqa_form_gives_the_prompts(write: Any) -> None:
     questions = {"questions": [{"question_id": 5 + n, "image_id": f"n{n}", "question": f"Q{n}?"} for n in range(3)]}
     result = score(
         "gqa", write("a.json", {str(5 + n): "red" for n in range(3)}), gqa(write), questions=write("q.json", questions)
     )
     assert result.score == 100.0
+
+
+@pytest.mark.parametrize("document", [None, 3, {"questions": None}, {"questions": "Q0?"}])
+def test_a_questions_file_without_questions_is_refused(write: Any, document: Any) -> None:
+    with pytest.raises(InputError, match="is not a list of questions"):
+        score("gqa", write("a.jsonl", rows(["red"] * 3)), gqa(write), questions=write("q.json", document))
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("mmmu", {"id": "validation_Art_1", "answer": "A", "options": "['cat', "}),
+        ("mmmu", {"id": "validation_Art_1", "answer": "[1", "question_type": "open"}),
+        ("mmbench", {"index": "1e400", "answer": "A"}),
+    ],
+)
+def test_broken_gold_is_refused_in_words(write: Any, name: str, row: Any) -> None:
+    with pytest.raises(InputError):
+        score(name, write("a.json", {"validation_Art_1": "A", "1": "A"}), write("gold.jsonl", [row]))
 
 
 def test_answers_to_another_split_with_the_same_ids_are_told(write: Any) -> None:

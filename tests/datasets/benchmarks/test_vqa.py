@@ -93,6 +93,10 @@ def test_textvqa_joins_by_image_and_question(write: Any) -> None:
         [{"question_id": "im", "prompt": p, "text": t} for p, t in zip(prompts, ("Seven", "Dakota"), strict=True)]
     )
     assert score("textvqa", write("a.jsonl", rows), gold).score == 100.0
+    for n, row in zip((1, 0), rows, strict=True):
+        row["prompt"] = f"OCR tokens: A, B. Question: What is {n}? Short answer:"
+    result = score("textvqa", write("older.jsonl", rows), gold)
+    assert (result.score, result.notes) == (100.0, ())
     with pytest.raises(InputError, match="unknown id"):
         score("textvqa", write("b.json", {"im": "x", "1": "y"}), gold)
 
@@ -159,3 +163,10 @@ def test_vizwiz_in_vqa_form_is_known_by_its_image_too(write: Any) -> None:
     row = {"question_id": 3, "image_id": "VizWiz_val_3.jpg", "answers": humans(["tea"] * 10, ids=False)}
     gold = write("val_annotations.json", {"annotations": [row]})
     assert score("vizwiz", write("a.json", {"VizWiz_val_3.jpg": "tea"}), gold).score == 100.0
+
+
+def test_vizwiz_humans_may_be_bare_words(write: Any) -> None:
+    """The hub's rows of VizWiz hold the ten answers as plain texts."""
+    row = {"question_id": 3, "image": "VizWiz_val_3.jpg", "question": "What?", "answers": ["tea"] * 9 + ["cup"]}
+    result = score("vizwiz", write("a.json", {"VizWiz_val_3.jpg": "cup"}), write("val.json", [row]))
+    assert result.score == pytest.approx(30.0)
