@@ -185,7 +185,8 @@ def test_ids_that_count_are_places_in_the_gold(write: Any, first: int) -> None:
 
 
 def test_ids_that_count_are_no_places_where_other_questions_were_asked(write: Any) -> None:
-    gold = write("g_questions.json", {k: {"question": f"Is it {k}?", "answer": k, "types": {}} for k in ("x", "y", "z")})
+    questions = {k: {"question": f"Is it {k}?", "answer": k, "types": {}} for k in ("x", "y", "z")}
+    gold = write("g_questions.json", questions)
     rows = [{"question_id": n, "prompt": f"Where is {n}?", "text": "x"} for n in range(3)]
     with pytest.raises(InputError, match="3 answers have an unknown id"):
         score("gqa", write("a.jsonl", llava(rows)), gold)
