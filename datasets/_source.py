@@ -8,7 +8,7 @@ authors' layout and a `Reading`, and yields Samples. A raw record that cannot be
 
 Mendings that lose nothing (edge whitespace, ids of mixed type) are counted by name in `reading.repairs`.
 A record that is not what its format says stops the read with file, line and reason, or is set aside as
-`malformed-record` as long as such records stay under the share that the caller tolerates.
+`malformed-record`; the read fails in the end when such records are more than the share that the caller tolerates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -47,8 +47,6 @@ REPAIRS: Mapping[str, str] = {
     "malformed-row-set-aside": "a row that records are joined with (an annotation, a size) is not what the format says",
 }
 
-# a tolerated share means little on a handful of records
-_SHARE_COUNTS_FROM = 200
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
@@ -78,7 +76,6 @@ class Reading:
                 yield self._rejected(source, file, _place(file, number), _say(error, row))
                 continue
             yield built
-        self._check_share(file)
 
     def join(self, file: Path, rows: Iterable[Any], build: Callable[[Any], T]) -> Iterator[T]:
         """`build` of every row that records are joined with; a malformed one is set aside or ends the read.
@@ -96,7 +93,16 @@ class Reading:
                 self._set_aside(file, _place(file, number), _say(error, row))
                 continue
             yield built
-        self._check_share(file)
+
+    def hold_to_share(self, path: Path) -> None:
+        """Raise InputError when more was malformed than is tolerated; known only at the end, since faults cluster."""
+        read = self.records + self.joined
+        if self.malformed > self.tolerate * read:
+            bad = [f"{Path(bad['file']).name}, {bad['where']}: {bad['reason']}" for bad in self.quarantine[:3]]
+            raise InputError(
+                f"{self.malformed} of {read} records of {path} are malformed, more than the tolerated share of "
+                f"{self.tolerate:g}. First: {'; '.join(bad)}."
+            )
 
     def text(self, value: Any) -> str:
         """A text field, mended: edge whitespace and image tokens removed, numbers written out."""
@@ -132,17 +138,6 @@ class Reading:
             )
         self.malformed += 1
         self.quarantine.append({"file": str(file), "where": where, "reason": reason})
-        if self.records + self.joined >= _SHARE_COUNTS_FROM:
-            self._check_share(file)
-
-    def _check_share(self, file: Path) -> None:
-        read = self.records + self.joined
-        if self.malformed > self.tolerate * read:
-            first = "; ".join(f"{bad['where']}: {bad['reason']}" for bad in self.quarantine[:3])
-            raise InputError(
-                f"{self.malformed} of the first {read} records are malformed, more than the tolerated share of "
-                f"{self.tolerate:g} (reading {file}). First: {first}."
-            )
 
 
 def _place(file: Path, number: int) -> str:
@@ -173,6 +168,9 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
 
 
+Reader = Callable[[Path, Reading], Iterator[Sample]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A data set as published, and its reader.
@@ -191,7 +189,7 @@ class Source:
     licence: str
     layout: str
     rule: str
-    read: Callable[[Path, Reading], Iterator[Sample]]
+    read: Reader
     expected: Mapping[str, int] = field(default_factory=dict)
     images: str = ""
     shelves: tuple[str, ...] = ()
@@ -221,7 +219,17 @@ def source(name: str) -> Source:
         raise unknown("source", name, source_names(), "the files of datasets/")
     found = import_module(f"llavaflow.datasets.{name.replace('-', '_')}").SOURCE
     assert isinstance(found, Source)
-    return found
+    return replace(found, read=_held_to_share(found.read))
+
+
+def _held_to_share(read: Reader) -> Reader:
+    """The reader, which fails at its end when too much was malformed."""
+
+    def held(path: Path, reading: Reading) -> Iterator[Sample]:
+        yield from read(path, reading)
+        reading.hold_to_share(path)
+
+    return held
 
 
 def rejected(source: str, parent: str, reason: str) -> Sample:

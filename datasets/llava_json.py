@@ -69,11 +69,21 @@ def _name(raw: Mapping[str, Any], ids: dict[str, int], reading: Reading) -> str:
     elif type(number) is not str:
         reading.repairs["id-as-text"] += 1
     name = str(number)
-    count = ids[name] = ids.get(name, 0) + 1
-    if count > 1:
+    unused = unused_name(name, ids)
+    if unused != name:
         reading.repairs["repeated-id-suffixed"] += 1
-        return f"{name}#{count}"
-    return name
+    return unused
+
+
+def unused_name(name: str, counts: dict[str, int]) -> str:
+    """The name, or with #2, #3, ... behind it when it is taken; `counts` says how often each was asked for."""
+    count = counts[name] = counts.get(name, 0) + 1
+    if count == 1:
+        return name
+    while (suffixed := f"{name}#{count}") in counts:
+        count += 1
+    counts[name], counts[suffixed] = count, 1
+    return suffixed
 
 
 def _turns(raw: list[Mapping[str, Any]], reading: Reading) -> tuple[tuple[Turn, ...], str | None]:

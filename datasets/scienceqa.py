@@ -13,7 +13,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from llavaflow.datasets._raw import elements, find, load, search
-from llavaflow.datasets._sample import Sample, Turn
+from llavaflow.datasets._sample import IMAGE_TOKEN, Sample, Turn
 from llavaflow.datasets._source import Reading, Source, rejected
 from llavaflow.infra.errors import InputError
 
@@ -96,8 +96,8 @@ def _sample(number: str, raw: dict[str, Any], asked: str, told: str, reading: Re
         "question": question,
         "context": _context(raw, reading),
         "choices": " ".join(f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)),
-        "lecture": _line(raw.get("lecture")),
-        "solution": _line(raw.get("solution")),
+        "lecture": _line(raw.get("lecture"), reading),
+        "solution": _line(raw.get("solution"), reading),
         "answer": ascii_uppercase[right],
     }
     text = _tidy(INPUTS[asked].format(**parts)).removeprefix("Question: ")
@@ -116,13 +116,16 @@ def _context(raw: dict[str, Any], reading: Reading) -> str:
     """The hint, with the picture's caption where that is wanted and there is one."""
     texts = [reading.text(raw.get("hint") or "")]
     if reading.options.get("captions") == "yes" and raw.get("caption"):
-        texts.append(f"Image: {raw['caption']}")
+        texts.append(f"Image: {reading.text(raw['caption'])}")
     return " ".join(text for text in texts if text) or "N/A"
 
 
-def _line(text: str | None) -> str:
+def _line(text: str | None, reading: Reading) -> str:
     """A text on one line, its breaks written as \\n: the form in which upstream's files have them."""
-    return (text or "").replace("\n", "\\n")
+    line = (text or "").replace("\n", "\\n")
+    if IMAGE_TOKEN in line:
+        reading.repairs["image-token-in-text"] += 1
+    return line.replace(IMAGE_TOKEN, "")
 
 
 def _lepa(parts: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llavaflow.datasets._raw import find, rows, search
-from llavaflow.datasets._sample import Sample, Turn
+from llavaflow.datasets._sample import IMAGE_TOKEN, Sample, Turn
 from llavaflow.datasets._source import ONE_CAPTION, Reading, Source, question, rejected
 
 CAPTIONS = ("TextCaps_0.1_train.json", "*TextCaps*train*.json", "*[Tt]ext[Cc]aps*.json")
@@ -68,13 +68,15 @@ def _tokens(ocr: Path | None, captions: Path, reading: Reading) -> dict[str, lis
     if ocr is None or ocr == captions:
         reading.repairs["no-ocr-file"] += 1
         return {}
-    return dict(reading.join(ocr, rows(ocr, "data"), _read_tokens))
+    return dict(reading.join(ocr, rows(ocr, "data"), lambda raw: _read_tokens(raw, reading)))
 
 
-def _read_tokens(raw: dict[str, Any]) -> tuple[str, list[str]]:
+def _read_tokens(raw: dict[str, Any], reading: Reading) -> tuple[str, list[str]]:
     if not all([isinstance(token, str) for token in raw["ocr_tokens"]]):
         raise TypeError("ocr_tokens must be texts")
-    return str(raw["image_id"]), raw["ocr_tokens"]
+    tokens = [token for token in raw["ocr_tokens"] if IMAGE_TOKEN not in token]
+    reading.repairs["image-token-in-text"] += len(raw["ocr_tokens"]) - len(tokens)
+    return str(raw["image_id"]), tokens
 
 
 SOURCE = Source(

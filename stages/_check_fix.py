@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 
 from llavaflow.datasets._images import ImageFolder
+from llavaflow.datasets._raw import Bad
 from llavaflow.datasets._records import Records
+from llavaflow.datasets.llava_json import unused_name
 from llavaflow.models.templates import IMAGE
 from llavaflow.stages._check import Checked, Gate, Rules
 from llavaflow.stages._check_record import ROLES
@@ -57,7 +59,8 @@ def _is_copy(checked: Checked) -> bool:
 
 def _quarantined(checked: Checked) -> dict[str, Any]:
     reasons = [[finding.kind, finding.detail] for finding in checked.findings]
-    raw = checked.raw if isinstance(checked.raw, (dict, list, str, int, float)) else str(checked.raw)
+    # of a line that cannot be read, the reason tells the place
+    raw = None if isinstance(checked.raw, Bad) else checked.raw
     return {"record": checked.number, "reasons": reasons, "raw": raw}
 
 
@@ -67,7 +70,7 @@ class Mender:
     def __init__(self, images: ImageFolder | None) -> None:
         self.images = images
         self.changes: list[Change] = []
-        self._ids: Counter[str] = Counter()
+        self._ids: dict[str, int] = {}
 
     def mended(self, rows: Iterator[Any]) -> Iterator[Any]:
         for number, raw in enumerate(rows):
@@ -92,9 +95,7 @@ class Mender:
     def _mend_id(self, raw: dict[str, Any], number: int, note: Any) -> None:
         before = raw.get("id")
         name = f"record-{number}" if before is None else str(before)
-        self._ids[name] += 1
-        if self._ids[name] > 1:
-            name = f"{name}#{self._ids[name]}"
+        name = unused_name(name, self._ids)
         if name != before:
             raw["id"] = name
             note("id", before, name)

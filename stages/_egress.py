@@ -54,6 +54,9 @@ def is_public(address: str) -> bool:
             carried = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if carried is not None:
             return is_public(str(carried))
+        # once for networks of one site, and two forms that carry IPv4 addresses of a local network
+        if any(ip in ipaddress.ip_network(block) for block in ("fec0::/10", "::/96", "64:ff9b:1::/48")):
+            return False
     return ip.is_global and not ip.is_multicast
 
 

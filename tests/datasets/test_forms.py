@@ -121,6 +121,9 @@ def test_one_broken_diagram_of_many_is_set_aside(raw: Any, tmp_path: Path) -> No
         raw.read("ai2d", tmp_path)
     samples, dropped, reading = raw.read("ai2d", tmp_path, tolerate=0.5)
     assert len(samples) == 1 and dropped["malformed-record"] == 1 and reading.malformed == 1
+    # the share is that of all diagrams, also when the broken one comes first
+    (tmp_path / "questions/2.png.json").rename(tmp_path / "questions/0.png.json")
+    assert raw.read("ai2d", tmp_path, tolerate=0.5)[1]["malformed-record"] == 1
 
 
 @pytest.mark.parametrize("missing", ["human", "augmented"])

@@ -59,3 +59,32 @@ def test_malformed_records_stop_or_are_set_aside(raw: Any, tmp_path: Path) -> No
     assert reading.quarantine[0]["where"] == "record 2"
     with pytest.raises(InputError, match="more than the tolerated share of 0.4"):
         raw.read("dvqa", tmp_path / "raw", tolerate=0.4)
+
+
+def test_faults_may_cluster_within_the_tolerated_share(raw: Any, tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "question": "Q?", "answer": "x", "question_id": number} for number in range(1000)]
+    raw.dump(tmp_path / "raw/train_qa.json", [*rows[:200], *[{"image": 1}] * 20, *rows[200:]])
+    _, dropped, reading = raw.read("dvqa", tmp_path / "raw", tolerate=0.02)
+    assert dropped == {"malformed-record": 20} and reading.records == 1020
+
+
+def test_a_suffixed_id_is_never_one_that_is_there(raw: Any, tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]
+    raw.dump(tmp_path / "raw/x.json", [{"id": name, "conversations": talk} for name in ("a", "a#2", "a", "a", "a#2")])
+    samples, _, _ = raw.read("llava-json", tmp_path / "raw")
+    assert [sample.id for sample in samples] == ["a", "a#2", "a#3", "a#4", "a#2#2"]
+
+
+def test_no_text_of_a_raw_file_becomes_an_image_token(raw: Any, tmp_path: Path) -> None:
+    told = {"lecture": "See <image>.", "solution": "As <image> shows.", "hint": "<image>", "caption": "A <image>."}
+    problem = {"question": "Q?", "choices": ["a", "<image> b"], "answer": 0, "image": None, **told}
+    raw.dump(tmp_path / "sqa/problems.json", {"7": problem})
+    (sample,), _, _ = raw.read("scienceqa", tmp_path / "sqa", options={"captions": "yes"})
+    assert not any("<image>" in turn.text for turn in sample.turns)
+    caption = {"image_id": "x", "caption_id": 1, "caption_str": "A sign."}
+    raw.dump(tmp_path / "caps/TextCaps_0.1_train.json", {"data": [caption]})
+    tokens = {"data": [{"image_id": "x", "ocr_tokens": ["EXIT", "<image>"]}]}
+    raw.dump(tmp_path / "caps/TextVQA_Rosetta_OCR_v0.2_train.json", tokens)
+    (sample,), _, reading = raw.read("textcaps", tmp_path / "caps")
+    assert sample.turns[0].text.endswith("Reference OCR token: EXIT") and sample.turns[0].text.count("<image>") == 1
+    assert reading.repairs["image-token-in-text"] == 1

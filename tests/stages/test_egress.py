@@ -136,6 +136,9 @@ def test_an_answer_over_the_limit_is_refused(web: WorldWeb) -> None:
         ("::ffff:8.8.8.8", True),
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
+        ("::127.0.0.1", False),
+        ("fec0::1", False),
+        ("64:ff9b:1::a00:1", False),
     ],
 )
 def test_what_counts_as_public(address: str, public: bool) -> None:
