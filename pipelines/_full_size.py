@@ -33,6 +33,7 @@ LLAVA = "haotian-liu/LLaVA"
 MODEL_ZOO = f"{LLAVA} docs/MODEL_ZOO.md"
 V1_README = f"{LLAVA} README.md at v1.0.1"
 EVAL_SCRIPT = f"{LLAVA} llava/eval/model_vqa_loader.py"
+LESSON_SCRIPT = f"{LLAVA} llava/eval/model_vqa_science.py"
 HF_DEFAULT = "transformers TrainingArguments, not changed by upstream's scripts"
 
 # the benchmarks that can be scored here, without a server that keeps the gold to itself and without a judge
@@ -105,10 +106,14 @@ def exam(benchmarks: tuple[str, ...]) -> Questions:
     return Questions(folder=EXAM, benchmarks=benchmarks)
 
 
-def evaluate(model: Stage, questions: Questions, template: str) -> Evaluate:
+def evaluate(model: Stage, questions: Questions, template: str, max_new_tokens: int = 128) -> Evaluate:
     """Greedy answers under the template that the model was trained with, boxes in the padded square."""
     return Evaluate(
-        model=model, questions=questions, benchmarks=questions.benchmarks, template=template, max_new_tokens=128
+        model=model,
+        questions=questions,
+        benchmarks=questions.benchmarks,
+        template=template,
+        max_new_tokens=max_new_tokens,
     )
 
 
@@ -131,7 +136,9 @@ def two_stages(
 ) -> Recipe:
     """A recipe over published JSON files: captions, instructions, pretrain, finetune, evaluate, publish."""
     questions = exam(benchmarks)
-    scores = evaluate(second, questions, second.template)
+    lessons = benchmarks == ("scienceqa",)
+    # a model of these lessons writes lecture and solution first and the answer last
+    scores = evaluate(second, questions, second.template, 1024 if lessons else 128)
     publish = Publish(
         model=second,
         projector=first,
@@ -154,5 +161,5 @@ def two_stages(
             "evaluate": scores,
             "publish": publish,
         },
-        sources=sources,
+        sources={**cite("evaluate", LESSON_SCRIPT if lessons else EVAL_SCRIPT, "max_new_tokens"), **sources},
     )

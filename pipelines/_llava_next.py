@@ -93,7 +93,6 @@ def llava16(
             **(base.cite("finetune", SHARDED, "zero") if zero != 2 else {}),
             **(base.cite("pretrain", SHARDED, "zero") if pretrain_zero != 2 else {}),
             **base.cite("finetune", ZOO, f"{SHOWN} epochs {PINPOINT_FIELDS}"),
-            **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
         },
     )
 
@@ -147,6 +146,5 @@ def llava_next(
             **base.cite_script("finetune", second, script),
             **base.cite("finetune", "4 per device, on the model card's 2 nodes of 8", "global_batch"),
             **base.cite("finetune", script, f"vision_lr masking save_every_steps {PINPOINT_FIELDS}"),
-            **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
         },
     )

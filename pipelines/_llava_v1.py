@@ -130,7 +130,6 @@ def v1_recipe(
         sources={
             **base.cite_script("pretrain", first, PRETRAIN),
             **base.cite_script("finetune", second, f"{SCRIPTS}/{script}"),
-            **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
             **sources,
         },
     )

@@ -27,6 +27,5 @@ RECIPE = base.two_stages(
     sources={
         **v1.cite_legacy("pretrain", first, v1.LIGHTNING_MPT),
         **v1.cite_legacy("finetune", second, v1.LIGHTNING_MPT),
-        **base.cite("evaluate", base.EVAL_SCRIPT, "max_new_tokens"),
     },
 )

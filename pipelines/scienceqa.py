@@ -23,5 +23,8 @@ RECIPE = v1.v1_recipe(
     licence_note=base.LICENCE_LLAMA_1,
     benchmarks=("scienceqa",),
     sources=base.cite("finetune", base.MODEL_ZOO, "template"),
-    notes="The script leaves its template to an unset variable; v1 is what the model zoo's row was answered with.",
+    notes=(
+        "The script leaves its template to an unset variable; v1 is what the model zoo's row was answered with. The "
+        "questions of the evaluation are those of llava_test_QCM-LEA.json (docs/ScienceQA.md), in the form learned."
+    ),
 )

@@ -54,6 +54,12 @@ def test_a_recipe_is_what_its_golden_file_says(name: str) -> None:
     assert golden(find_recipe(name)) == path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["scienceqa", "llava-v1-legacy-13b-v0-scienceqa"])
+def test_a_model_that_answers_last_is_given_room_for_its_lesson(name: str) -> None:
+    """Upstream's model_vqa_science.py allows 1,024 tokens; 128 end within most lectures, before any answer."""
+    assert find_recipe(name).stage("evaluate").fields()["max_new_tokens"] == 1024
+
+
 def test_no_golden_file_without_a_recipe() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(NAMES)
 
