@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from llavaflow.infra.errors import InputError
 DRAWS = 10_000
 SEED = 0
 COVERED = 0.95
+Key = tuple[str, str, str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def _answers(root: Path) -> list[Path]:
 
 
 def _one(before: Path, after: Path) -> Comparison:
-    first, second = ({_key(row): row for row in rows(path)} for path in (before, after))
+    first, second = (_by_question(path) for path in (before, after))
     # another harness may have logged an answer without saying what it earned
     marks = {key: (_mark(first[key]), _mark(second[key])) for key in first if key in second}
     known = {key: (a, b) for key, (a, b) in marks.items() if a is not None and b is not None}
@@ -96,5 +98,15 @@ def _mark(row: dict[str, Any]) -> float | None:
     return None if mark is None else float(mark)
 
 
-def _key(row: dict[str, object]) -> tuple[str, str]:
-    return str(row["question_id"]), str(row["prompt"])
+def _by_question(path: Path) -> dict[Key, dict[str, Any]]:
+    """The answers by id and prompt; where several share both (ChartQA's ids are -1), also by picture and in turn."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows(path):
+        groups.setdefault((str(row["question_id"]), str(row["prompt"])), []).append(row)
+    found: dict[Key, dict[str, Any]] = {}
+    for (id, prompt), group in groups.items():
+        for row in group:
+            image = str(row["metadata"].get("image", "")) if len(group) > 1 else ""
+            turn = next(turn for turn in count() if (id, prompt, image, turn) not in found)
+            found[id, prompt, image, turn] = row
+    return found

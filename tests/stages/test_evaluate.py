@@ -183,6 +183,20 @@ def test_comparison_lists_the_questions_that_flipped(tmp_path: Path) -> None:
     assert {(flip.question_id, flip.gained) for flip in found.flips} == {("1", False), ("2", True), ("3", True)}
 
 
+def test_comparison_tells_questions_of_one_id_and_prompt_apart_by_their_pictures(tmp_path: Path) -> None:
+    """ChartQA's published ids are -1 throughout, and "how many bars?" is asked of many charts."""
+    for name, marks in (("a", (1, 0, 0)), ("b", (0, 0, 1))):
+        (tmp_path / name / "answers").mkdir(parents=True)
+        rows = [
+            {"question_id": -1, "prompt": "How many?", "text": "x", "metadata": {"mark": mark, "image": image}}
+            for mark, image in zip(marks, ("1.png", "2.png", "2.png"), strict=True)
+        ]
+        (tmp_path / name / "answers" / "chartqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = compare(tmp_path / "a", tmp_path / "b")
+    assert (found.n, found.difference) == (3, 0.0)
+    assert sorted(flip.gained for flip in found.flips) == [False, True]
+
+
 def test_comparison_without_common_benchmark_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no benchmark in common"):
         compare(tmp_path, tmp_path)
