@@ -10,8 +10,10 @@ harness's own, which differs for some (its POPE is the pooled F1).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,7 @@ def read_run(path: Path, version: str = "") -> HarnessRun:
     results = document.get("results") if isinstance(document, Mapping) else None
     if not isinstance(results, Mapping) or not isinstance(document.get("config"), Mapping):
         raise InputError(f"{file} is no results file of {HARNESS}: it has no results and config.")
-    scores = tuple(_scores(document, file))
+    scores = tuple(_one_each(list(_scores(document, file))))
     if not scores:
         raise InputError(f"{file} has no task with a number in it: found {', '.join(results) or 'no task'}.")
     config = document["config"]
@@ -112,8 +114,16 @@ def _scores(document: Mapping[str, Any], file: Path) -> Iterator[TaskScore]:
         )
 
 
+def _one_each(scores: Sequence[TaskScore]) -> Iterator[TaskScore]:
+    """Tasks that are one and the same benchmark of ours (MathVista in three prompts) each keep the harness's name."""
+    counts = Counter(score.benchmark for score in scores)
+    for score in scores:
+        yield replace(score, benchmark=None) if counts[score.benchmark] > 1 else score
+
+
 def _is_number(name: str, value: Any) -> bool:
-    return "_stderr" not in name and isinstance(value, (int, float)) and not isinstance(value, bool)
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return "_stderr" not in name and usable and math.isfinite(value)
 
 
 def _metric(name: str) -> str:

@@ -64,6 +64,21 @@ def test_numbers_come_in_the_unit_of_the_column_and_name_the_harness(bench: Any,
     assert (root / "pictures").is_dir() and "lmms-eval" in (root / "report.html").read_text()
 
 
+def test_tasks_of_one_benchmark_stand_apart_and_what_is_no_number_is_none(bench: Any, tmp_path: Path) -> None:
+    """The harness's group mathvista_testmini is three prompts of one benchmark; Python writes an empty mean as NaN."""
+    file = results(tmp_path / "run") / f"{STAMP}_results.json"
+    document = json.loads(file.read_text())
+    document["results"] = {
+        "gqa": {"exact_match,none": float("nan")}, "pope": {"pope_f1_score,none": 0.5},
+        **{f"mathvista_testmini_{way}": {"llm_as_judge_eval,none": way_score} for way, way_score in
+           (("cot", 30.0), ("format", 40.0))},
+    }  # fmt: skip
+    file.write_text(json.dumps(document))
+    scores = bench.run(LmmsEval(results=tmp_path)).facts["scores"]
+    told = {name: row["score"] for name, row in scores.items()}
+    assert told == {"pope": 50.0, "mathvista_testmini_cot": 30.0, "mathvista_testmini_format": 40.0}
+
+
 def test_two_runs_are_compared_question_by_question(bench: Any, tmp_path: Path) -> None:
     roots = []
     for name, marks in (("a", (1.0, 0.0, 0.0)), ("b", (1.0, 1.0, 0.0))):
