@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from llavaflow.infra.errors import InputError
+from llavaflow.models import projector as projectors
 from llavaflow.models.backbone import ORIGINAL_LANGUAGES
 from llavaflow.models.forms import FORMS
 from llavaflow.models.images import count_tokens
@@ -23,13 +24,14 @@ from llavaflow.models.templates import template as template_of
 from llavaflow.pipelines._estimate import Estimate, estimate_training
 from llavaflow.pipelines._from_zoo import unlike, zoo_row
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
-from llavaflow.pipelines._job import image_rule, texts
+from llavaflow.pipelines._job import TrainingJob, image_rule, texts
 from llavaflow.pipelines._volume import records_at_most
 from llavaflow.stages._answerer import Checkpoint
 from llavaflow.stages.base import Base
 from llavaflow.stages.evaluate import Evaluate
 from llavaflow.stages.foundation import Foundation
 from llavaflow.stages.train import Train
+from llavaflow.stages.zoo_weights import ZooWeights
 
 # what a language model's name says about its family, the narrower first
 FAMILIES = (
@@ -124,6 +126,8 @@ def projector(preflight: Preflight) -> Iterator[Problem]:
     """The projector was made for this tower and language model, by the same rules."""
     for name, stage in _trains(preflight):
         source = stage.projector_from
+        if isinstance(source, ZooWeights):
+            yield from _projector_file(preflight.recipe.name_of(source), stage, source, _estimate(preflight, stage).job)
         if not isinstance(source, Train):
             continue
         for field in ("vision", "language", "projector", "select_layer", "select_feature", "im_start_end"):
@@ -132,6 +136,23 @@ def projector(preflight: Preflight) -> Iterator[Problem]:
                 said = [getattr(value, "name", value) for value in (theirs, ours)]
                 what = f"its projector was made with {field} {said[0]}, it is used with {said[1]}"
                 yield Problem(what=what, where=f"{name}.{field}", mend=f"use the same {field} in both stages")
+
+
+def _projector_file(origin: str, stage: Train, source: ZooWeights, job: TrainingJob | None) -> Iterator[Problem]:
+    """A projector's file that lies here tells by its shapes what it was made for."""
+    if source.folder is None or not source.folder.exists() or job is None:
+        return
+    file = source.folder / projectors.FILE if source.folder.is_dir() else source.folder
+    wanted = projectors.Projector(
+        kind=stage.projector, vision_width=job.vision.hidden, language_width=job.language.hidden
+    )
+    try:
+        found = projectors.read(file)
+        projectors.check_fits(found.projector, wanted, str(file))
+        projectors.mark_rows(found, stage.im_start_end, str(file))
+    except InputError as error:
+        mend = f"--set {origin}.folder=FILE with what {source.row().weights} holds"
+        yield Problem(what=str(error), where=f"{origin}.folder", mend=mend)
 
 
 def length(preflight: Preflight) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from llavaflow.datasets._mixture import MIX665K
@@ -36,6 +37,7 @@ from llavaflow.stages.own_data import OwnData
 from llavaflow.stages.questions import Questions
 from llavaflow.stages.synthesize import Synthesize
 from llavaflow.stages.train import Train
+from llavaflow.stages.zoo_weights import ZooWeights
 
 CLIP = Pretrained(hub="openai/clip-vit-large-patch14-336")
 VICUNA = Pretrained(hub="lmsys/vicuna-7b-v1.5")
@@ -186,6 +188,19 @@ def published_weights(name: str) -> Callable[[Case], None]:
         case.set("finetune", base=Pretrained(stage=origin, folder="model"), projector_from=None)
 
     return start
+
+
+def projector_file(weight: tuple[int, ...], bias: tuple[int, ...]) -> Callable[[Case], None]:
+    """The published projector from a file of one's own, with one layer of these shapes."""
+
+    def give(case: Case) -> None:
+        file = case.folder / "mm_projector.bin"
+        shapes = {"weight": weight, "bias": bias}
+        torch.save({f"model.mm_projector.{key}": torch.zeros(shape) for key, shape in shapes.items()}, file)
+        name = "llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5"
+        case.recipe = case.recipe.swap({"pretrain": ZooWeights(name=name, folder=file)})
+
+    return give
 
 
 def damaged_checkpoint(case: Case) -> None:
