@@ -110,7 +110,7 @@ TROUBLES: tuple[tuple[str, Callable[[Case], None], str, str], ...] = (
     ("14 projector of another language model", setting("finetune", language=VICUNA_13B), "projector", "vicuna-7b"),
     ("14 linear projector taken for two layers", setting("finetune", projector="linear"), "projector", "linear"),
     ("14 a file of one layer for two", projector_file((4096, 1024), (4096,)), "projector", "the file is linear"),
-    ("14 a file of empty tensors", projector_file((0,), (0,)), "projector", "saved from ZeRO-3 shards without gathering"),
+    ("14 a file of empty tensors", projector_file((0,), (0,)), "projector", "saved from ZeRO-3 shards"),
     ("14 another layer of the tower", setting("finetune", select_layer=-1), "projector", "select_layer"),
     ("16 out of memory", small_cards, "gpu_memory", "GiB per device are needed, 40 are there"),
     ("17 scheduler key in DeepSpeed's file", scheduler_in_deepspeeds_file, "schedule", "sets a scheduler"),
