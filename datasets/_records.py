@@ -121,7 +121,11 @@ def _shards(path: Path, given: ImageFolder | None) -> Records:
     passing = PassingImages()
 
     def passed() -> Iterator[Any]:
-        for sample in read_shards(path):
+        for sample in read_shards(path, bare=True):
+            if not sample.extension:
+                # a record without an image, or something that is told as none
+                yield {"id": sample.key, **sample.meta}
+                continue
             record = {"id": sample.key, "image": f"{sample.key}.{sample.extension}", **sample.meta}
             passing.put({str(record["image"]): sample.image})
             if "conversations" not in record:

@@ -28,6 +28,7 @@ from llavaflow.infra.fingerprint import canonical
 TABLE = "images.parquet"
 FOLDER = "shards"
 HEADER_BYTES = 512
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSample:
-    """One sample read back from a shard; `text` is the content of its .txt."""
+    """One sample read back from a shard; `text` is the content of its .txt. Without an image, its extension is ""."""
 
     key: str
     image: bytes
@@ -209,10 +210,11 @@ class ImageTable:
         return {}
 
 
-def read_shards(root: Path) -> Iterator[ShardSample]:
+def read_shards(root: Path, *, bare: bool = False) -> Iterator[ShardSample]:
     """Every sample of webdataset tars (an artifact, a plain folder of tars, or one tar), in file order.
 
-    Raises InputError when a tar, or the JSON beside an image in it, cannot be read.
+    Those without an image come only if `bare`. Raises InputError, with tar and sample, when a tar, or the JSON or text
+    beside an image in it, cannot be read.
     """
     from webdataset import WebDataset
 
@@ -224,16 +226,23 @@ def read_shards(root: Path) -> Iterator[ShardSample]:
     while True:
         try:
             sample = next(samples, None)
-            if sample is None:
-                return
-            extension = next((name for name in sample if name in ("jpg", "jpeg", "png", "webp", "gif", "bmp")), None)
-            if extension is None:
-                continue
-            meta, text = json.loads(sample.get("json", b"{}")), sample.get("txt", b"").decode()
         except (ValueError, OSError, tarfile.TarError) as error:
             told = f"cannot read the shards in {root}: {error}. Fetch them again if one is cut off."
             raise InputError(told) from error
-        yield ShardSample(key=sample["__key__"], image=sample[extension], extension=extension, meta=meta, text=text)
+        if sample is None:
+            return
+        extension = next((name for name in sample if name in EXTENSIONS), "")
+        if not extension and not bare:
+            continue
+        try:
+            meta, text = json.loads(sample.get("json", b"{}")), sample.get("txt", b"").decode()
+            if not isinstance(meta, dict):
+                raise ValueError("its .json is no mapping")
+        except ValueError as error:
+            place = f"{sample['__url__']}, sample {sample['__key__']}"
+            raise InputError(f"cannot read the shards in {root}: {place}: {error}.") from error
+        image = sample[extension] if extension else b""
+        yield ShardSample(key=sample["__key__"], image=image, extension=extension, meta=meta, text=text)
 
 
 def _member_bytes(size: int) -> int:

@@ -102,6 +102,24 @@ def test_webdataset_tars_with_captions_or_conversations(tmp_path: Path) -> None:
         ]
 
 
+def test_no_sample_of_a_shard_is_passed_over(tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        add(tar, "000.tiff", b"a scan")
+        add(tar, "000.txt", b"words")
+        add(tar, "001.json", json.dumps({"id": "text only", "conversations": talk}).encode())
+        add(tar, "002.txt", b"neither image nor conversation")
+    rows = list(open_records(tmp_path).rows())
+    assert [(row["id"], row.get("image")) for row in rows] == [("000", "000.tiff"), ("text only", None), ("002", None)]
+    assert "conversations" in rows[1] and "conversations" not in rows[2]
+    for name, data in (("3.json", b"[1]"), ("3.json", b"{no"), ("3.txt", b"\xff")):
+        with tarfile.open(tmp_path / "0.tar", "w") as tar:
+            add(tar, "3.jpg", b"x")
+            add(tar, name, data)
+        with pytest.raises(InputError, match="cannot read the shards in .*0.tar, sample 3: "):
+            list(open_records(tmp_path).rows())
+
+
 def test_what_is_no_training_data_is_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(InputError, match="no training data in .*there is: notes.txt"):
