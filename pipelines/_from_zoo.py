@@ -23,6 +23,9 @@ from llavaflow.stages.publish import Publish
 from llavaflow.stages.train import Train
 from llavaflow.stages.zoo_weights import ZooWeights
 
+# where the published models lie in Hugging Face's format
+CONVERTED = "llava-hf/"
+
 
 def start_from_zoo(recipe: Recipe, name: str) -> Recipe:
     """The recipe on the weights of a row. Raises InputError for an unknown row, or one that does not fit."""
@@ -49,7 +52,12 @@ def zoo_row(origin: object) -> ZooRow | None:
     """The row whose weights a stage brings: from the zoo, or from the hub under a published name."""
     if isinstance(origin, ZooWeights):
         return origin.row()
-    hub = origin.hub if isinstance(origin, Base) else None
+    hub = (origin.hub if isinstance(origin, Base) else None) or ""
+    converted = hub.lower().removeprefix(CONVERTED)
+    if converted != hub.lower():
+        # llava-hf/llava-1.5-7b-hf is llava-v1.5-7b, llava-hf/llava-v1.6-34b-hf is llava-v1.6-34b
+        row = ZOO.get(converted.removesuffix("-hf").replace("llava-1.", "llava-v1."))
+        return row if row and row.form == "checkpoint" else None
     return next((row for row in ZOO.values() if row.weights == hub and row.form != "projector"), None)
 
 

@@ -19,6 +19,7 @@ from llavaflow.models.forms import FORMS
 from llavaflow.models.images import count_tokens
 from llavaflow.models.language import families_of
 from llavaflow.models.lora import CONFIG as ADAPTER
+from llavaflow.models.sizes import recognise_language
 from llavaflow.models.templates import for_family, names
 from llavaflow.models.templates import template as template_of
 from llavaflow.pipelines._estimate import Estimate, estimate_training
@@ -33,7 +34,7 @@ from llavaflow.stages.foundation import Foundation
 from llavaflow.stages.train import Train
 from llavaflow.stages.zoo_weights import ZooWeights
 
-# what a language model's name says about its family, the narrower first
+# what the name of a language model that has no shape in models/sizes.py says about its family, the narrower first
 FAMILIES = (
     ("llama-3", "llama-3"), ("llama-2", "llama-2"), ("vicuna", "vicuna"), ("mistral", "mistral"), ("yi-34b", "yi"),
     ("qwen", "qwen"), ("mpt", "mpt"), ("gemma", "gemma"), ("mixtral", "mixtral"),
@@ -118,8 +119,11 @@ def _families(stage: Train) -> list[str]:
 def _family(stage: Train) -> str | None:
     if stage.language and isinstance(stage.language.stage, Foundation):
         return "llama"
-    said = " ".join(texts(stage, inside=("language", "base"))).lower()
-    return next((family for mark, family in FAMILIES if mark in said and for_family(family)), None)
+    said = list(texts(stage, inside=("language", "base")))
+    if size := recognise_language(said):
+        return size.family
+    marks = " ".join(said).lower()
+    return next((family for mark, family in FAMILIES if mark in marks and for_family(family)), None)
 
 
 def projector(preflight: Preflight) -> Iterator[Problem]:

@@ -222,6 +222,11 @@ def a_judge_without_a_key(case: Case) -> None:
     case.set("evaluate", review=Judging(model="gpt-4", benchmarks=("pope",)))
 
 
+def llama_3s_template_on_vicunas_checkpoint(case: Case) -> None:
+    published_weights("liuhaotian/llava-v1.5-7b")(case)
+    case.set("finetune", template="llava_llama_3")
+
+
 def adapters_as_a_checkpoint(case: Case) -> None:
     for name in ("config.json", "adapter_config.json"):
         (case.folder / name).write_text("{}")

@@ -10,8 +10,9 @@ import pytest
 from llavaflow.infra.errors import InputError, StageFailed
 from llavaflow.models.zoo import ZOO
 from llavaflow.pipelines._catalogue import find_recipe
-from llavaflow.pipelines._from_zoo import refuse_unlike, start_from_zoo
+from llavaflow.pipelines._from_zoo import refuse_unlike, start_from_zoo, zoo_row
 from llavaflow.pipelines._settings import apply_settings
+from llavaflow.stages.base import Base
 from llavaflow.stages.zoo_weights import ZooWeights, from_hub
 from llavaflow.tests.pipelines.conftest import Command
 
@@ -134,3 +135,18 @@ def test_the_command_takes_settings_of_the_stage_that_came_in(pipeline: Command,
 def test_every_row_starts_the_recipe_that_makes_it(name: str) -> None:
     made = start_from_zoo(find_recipe(str(ZOO[name].recipe)), name)
     assert ZooWeights(name=name) in made.stages.values()
+
+
+@pytest.mark.parametrize(
+    ("hub", "row"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", "llava-v1.5-7b"),
+        ("llava-hf/llava-v1.6-34b-hf", "llava-v1.6-34b"),
+        ("llava-hf/llama3-llava-next-8b-hf", "llama3-llava-next-8b"),
+        ("liuhaotian/llava-v1.5-13b", "llava-v1.5-13b"),
+        ("llava-hf/bakLlava-v1-hf", None),
+        ("somebody/llava-1.5-7b-hf", None),
+    ],
+)
+def test_a_published_model_is_known_under_both_of_its_names(hub: str, row: str | None) -> None:
+    assert zoo_row(Base(hub=hub)) == (ZOO[row] if row else None)
