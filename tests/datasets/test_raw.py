@@ -39,6 +39,15 @@ def test_elements_streams_what_a_whole_parse_gives(
     assert list(elements(path)) == [(str(record["id"]), record) for record in records]
 
 
+@pytest.mark.parametrize("chunk", [200, 1000, 1 << 20])
+def test_a_repeated_key_hides_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(_raw, "CHUNK_BYTES", chunk)
+    records = [(str(record["id"] // 3), record) for record in awkward(60)]
+    path = tmp_path / "x.json"
+    path.write_text("{" + ",".join(f'"{key}": {json.dumps(record)}' for key, record in records) + "}")
+    assert list(elements(path)) == records
+
+
 @pytest.mark.parametrize("chunk", [300, 1 << 20])
 def test_elements_under_a_key_end_with_their_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(_raw, "CHUNK_BYTES", chunk)
