@@ -5,10 +5,11 @@ The original is never touched. A record that still has an error after mending go
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -24,27 +25,41 @@ Change = dict[str, Any]
 
 
 def write_fixed(records: Records, out: Path, rules: Rules) -> dict[str, int]:
-    """Write OUT, OUT.changes.jsonl and OUT.quarantine.jsonl; how many records were kept, changed and set aside."""
+    """Write OUT, OUT.changes.jsonl and OUT.quarantine.jsonl; how many records were kept, changed and set aside.
+
+    The files appear when they are complete.
+    """
+    places = (out, *files_beside(out))
+    scratch = [place.with_name(f".{place.name}.{os.getpid()}.part") for place in places]
+    try:
+        with scratch[0].open("wb") as kept, scratch[1].open("wb") as changes, scratch[2].open("wb") as bad:
+            counts = _write(records, rules, out.suffix == ".json", kept, changes, bad)
+        for part, place in zip(scratch, places, strict=True):
+            part.replace(place)
+    finally:
+        for part in scratch:
+            part.unlink(missing_ok=True)
+    return counts
+
+
+def _write(
+    records: Records, rules: Rules, as_list: bool, kept: IO[bytes], changes: IO[bytes], bad: IO[bytes]
+) -> dict[str, int]:
     mender = Mender(rules.images if isinstance(rules.images, ImageFolder) else None)
     counts: Counter[str] = Counter(records=0, changes=0, quarantined=0)
-    as_list = out.suffix == ".json"
-    scratch = out.with_name(f".{out.name}.part")
-    changes_file, bad_file = files_beside(out)
-    with scratch.open("wb") as kept, changes_file.open("wb") as changes, bad_file.open("wb") as bad:
-        for checked in Gate(rules=rules).examine(mender.mended(records.rows())):
-            if checked.errors or _is_copy(checked):
-                bad.write(orjson.dumps(_quarantined(checked)) + b"\n")
-                counts["quarantined"] += 1
-                continue
-            kept.write((b",\n" if counts["records"] else b"[\n") if as_list else b"")
-            kept.write(orjson.dumps(checked.raw) + (b"" if as_list else b"\n"))
-            counts["records"] += 1
-        if as_list:
-            kept.write(b"\n]\n" if counts["records"] else b"[]\n")
-        for change in mender.changes:
-            changes.write(orjson.dumps(change) + b"\n")
-            counts["changes"] += 1
-    scratch.replace(out)
+    for checked in Gate(rules=rules).examine(mender.mended(records.rows())):
+        if checked.errors or _is_copy(checked):
+            bad.write(orjson.dumps(_quarantined(checked)) + b"\n")
+            counts["quarantined"] += 1
+            continue
+        kept.write((b",\n" if counts["records"] else b"[\n") if as_list else b"")
+        kept.write(orjson.dumps(checked.raw) + (b"" if as_list else b"\n"))
+        counts["records"] += 1
+    if as_list:
+        kept.write(b"\n]\n" if counts["records"] else b"[]\n")
+    for change in mender.changes:
+        changes.write(orjson.dumps(change) + b"\n")
+        counts["changes"] += 1
     return dict(counts)
 
 

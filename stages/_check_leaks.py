@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llavaflow.datasets._images import SUFFIXES
-from llavaflow.datasets._raw import rows
+from llavaflow.datasets._raw import Bad, rows
 from llavaflow.datasets._records import Images
 from llavaflow.infra.artifact import Json
 from llavaflow.infra.errors import InputError
@@ -69,7 +69,7 @@ class EvaluationSets:
             for entry in files:
                 self._add_image(entry.read_bytes())
         elif path.exists():
-            asked = {pair for row in rows(path) for pair in _asked(row)}
+            asked = {pair for row in _whole(path) for pair in _asked(row)}
             self.asked |= asked
             self.questions |= {question for _, question in asked}
         else:
@@ -106,6 +106,14 @@ class EvaluationSets:
         except ImageError:
             return None
         return "like-evaluation-image" if self._lookup.has_like(image) else None
+
+
+def _whole(path: Path) -> Iterator[Any]:
+    """The rows of a question file; InputError for one that cannot be read, since what it asks would not be compared."""
+    for row in rows(path):
+        if isinstance(row, Bad):
+            raise InputError(f"{path}, line {row.line}: {row.reason}. Correct the file, or fetch it again.")
+        yield row
 
 
 def _asked(row: Any) -> Iterator[tuple[str, str]]:

@@ -34,6 +34,8 @@ class ClipScore(RecordFilter):
     def prepare(self, ctx: RunContext) -> dict[str, Json]:
         if (self.threshold is None) == (self.fraction is None):
             raise InputError("clip_score needs exactly one of threshold and fraction.")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise InputError(f"fraction {self.fraction} of clip_score is no share of the pairs: above 0, at most 1.")
         return {"clip": self.clip.resolve(ctx)}
 
     def measurer(self, **prepared: Json) -> Measure:

@@ -373,6 +373,9 @@ def test_leaks_are_found_in_every_published_form_of_questions(
     (tmp_path / "none.json").write_text('{"answers": [1, 2]}')
     code, _, err = pipeline(capsys, "data", "check", file, "--against", tmp_path / "none.json")
     assert code == 2 and "nothing to compare with" in err
+    (tmp_path / "cut.jsonl").write_text(json.dumps(forms["pope.jsonl"]) + '\n{"question_id": 2, "ima')
+    code, _, err = pipeline(capsys, "data", "check", file, "--against", tmp_path / "cut.jsonl")
+    assert code == 2 and "cut.jsonl, line 2" in err, "half a set would pass what the other half asks"
 
 
 def test_help_lists_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:

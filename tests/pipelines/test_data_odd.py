@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from llavaflow.stages import _check_fix
+
 # the fixture `pipeline` of this folder
 Command = Callable[..., Any]
 ODD: tuple[Any, ...] = (None, "", [], {}, 1, 1.5, True, "zz", ["a.jpg"], [None], {"bytes": "x"}, "../x", "<image>")
@@ -130,6 +132,18 @@ def test_what_cannot_be_written_is_told_before_anything_is_read(pipeline: Comman
         told = pipeline("data", "check", original, "--fix", out)
         assert told.code == 2 and message in told.err
     assert taken.read_text() == "mine" and sorted(tmp_path.iterdir()) == [taken, original]
+
+
+def test_a_broken_off_fix_leaves_nothing(pipeline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, folder = tmp_path / "x.jsonl", tmp_path / "out"
+    original.write_text(json.dumps(RECORD) + "\n")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_check_fix, "_is_copy", interrupted)
+    assert pipeline("data", "check", original, "--fix", folder / "fixed.json").code == 130
+    assert list(folder.iterdir()) == []
 
 
 def test_folders_and_dead_links_are_no_images(pipeline: Command, tmp_path: Path) -> None:

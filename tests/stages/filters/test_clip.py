@@ -85,6 +85,9 @@ def test_clip_needs_exactly_one_limit(clip: Path) -> None:
     for fields in ({}, {"threshold": 0.2, "fraction": 0.5}):
         with pytest.raises(InputError, match="exactly one of threshold and fraction"):
             ClipScore(clip=Pretrained(path=clip), **fields).prepare(None)
+    for fraction in (0, 1.5, 30, -0.3):
+        with pytest.raises(InputError, match="no share of the pairs"):
+            ClipScore(clip=Pretrained(path=clip), fraction=fraction).prepare(None)
 
 
 def test_semantic_duplicates_by_the_model_s_eyes(clip: Path, pictures: list[Picture]) -> None:
