@@ -19,13 +19,17 @@ from llavaflow.stages.train import Train
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What is known beforehand; None is unknown. `change`: what would make it fit, empty when it fits."""
+    """What is known beforehand; None is unknown. `change`: what would make it fit, empty when it fits.
+
+    host: why the memory of a node, and not that of its devices, is too small for what is offloaded to it.
+    """
 
     split: Split
     job: TrainingJob | None = None
     memory: Memory | None = None
     hours: float | None = None
     change: str = ""
+    host: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -47,17 +51,18 @@ def estimate_training(
     if not machine.gpus:
         return _on_cpu(job, split, machine, estimate_memory(job, machine.ranks, tokens))
     memory = estimate_memory(job, machine.ranks, tokens)
-    host = host_memory_gib(job, machine)
-    fits = memory.fits(machine) and host <= HOST_SHARE * machine.memory_gib
-    change = "" if fits else advice(job, machine, name)
+    need, there = host_memory_gib(job, machine), HOST_SHARE * machine.memory_gib
+    host = f"offload wants {need:.0f} GiB of a node's memory, {there:.0f} may be taken" if need > there else ""
+    change = "" if memory.fits(machine) and not host else advice(job, machine, name)
     hours = estimate_hours(job, machine, per_device=split.per_device or 1, row_tokens=tokens)
-    notes = [f"does not fit: {change}"] if change else []
+    notes = [f"does not fit: {f'{host}; ' if host else ''}{change}"] if change else []
     return Estimate(
         split=split,
         job=job,
         memory=memory,
         hours=hours,
         change=change,
+        host=host,
         notes=tuple(filter(None, [*notes, *_notes(split, job, machine, stage.precision)])),
     )
 

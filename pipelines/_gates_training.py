@@ -69,7 +69,9 @@ def gpu_memory(preflight: Preflight) -> Iterator[Problem]:
         if found.memory and found.change:
             box = preflight.machine
             there = f"{box.gpu_memory_gib:.0f}" if box.gpus else "no GPUs"
-            what = f"{found.memory.total:.0f} GiB per device are needed, {there} are there"
+            what = f"{found.memory.total:.1f} GiB per device are needed, {there} are there"
+            if found.host and found.memory.fits(box):
+                what = found.host
             yield Problem(what=what, where=f"{name} on {preflight.machine.name}", mend=found.change)
 
 
@@ -326,6 +328,10 @@ def evaluation(preflight: Preflight) -> Iterator[Problem]:
         if isinstance(model, Checkpoint) and model.base is None and (model.path / ADAPTER).is_file():
             mend = f"--set {name}.model.base=FOLDER with the language model that they were trained on"
             yield Problem(what="it holds adapters and no base is given", where=f"{name}.model.path", mend=mend)
+        # none: the checkpoint brings its own, or a server has one
+        if stage.template and stage.template not in names():
+            what, mend = f"there is no template '{stage.template}'", f"choose one of {', '.join(names())}"
+            yield Problem(what=what, where=f"{name}.template", mend=mend)
         if not isinstance(model, Train) or not {stage.template, model.template} <= set(names()):
             continue
         if (families := _families(model)) and not any(model.template in for_family(family) for family in families):

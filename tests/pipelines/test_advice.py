@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,16 @@ def test_the_smallest_change_comes_first() -> None:
 def test_offload_is_not_advised_where_the_host_lacks_the_memory() -> None:
     small = replace(parse("a100-40g"), memory_gib=64.0)
     assert "offload" not in advice(finetuning("vicuna-13b"), small, "f")
+
+
+def test_a_node_without_the_memory_for_offload_is_told_so(pipeline: Command, tmp_path: Path) -> None:
+    box = tmp_path / "box.toml"
+    box.write_text('like = "a100-40g"\nmemory_gib = 64\n')
+    arguments = ("llava15", "--machine", str(box), "--set", "finetune.offload=cpu", "--json")
+    note = {row["name"]: row["note"] for row in pipeline("plan", *arguments).json["stages"]}["finetune"]
+    gates = {gate["gate"]: gate["problems"] for gate in pipeline("check", *arguments).json["gates"]}
+    for told in (note, gates["gpu-memory"][0]["what"]):
+        assert "offload wants 101 GiB of a node's memory, 58 may be taken" in told
 
 
 def test_what_fits_nowhere_says_what_it_needs() -> None:

@@ -142,6 +142,7 @@ TROUBLES: tuple[tuple[str, Callable[[Case], None], str, str], ...] = (
     ("25 another transformers", other_packages, "packages", "outside >=99"),
     ("26 bf16 on a chip without", old_chip, "precision", "has no bf16"),
     ("27 asked in another template", setting("evaluate", template="v0"), "evaluation", "template 'v0'"),
+    ("27 asked in a template that nobody wrote", setting("evaluate", template="v7"), "evaluation", "no template 'v7'"),
     ("29 a judge without a key", a_judge_without_a_key, "credentials", "ask gpt-4"),
     ("30 parquet rows as records", record(conversations=None), "records", "malformed-record"),
     ("31 a gated language model", lambda case: gated(case), "credentials", "is gated and there is no token"),
