@@ -25,6 +25,7 @@ from llavaflow.datasets._sample import Sample, to_llava
 from llavaflow.datasets._shards import TABLE, ImageTable
 from llavaflow.datasets._source import Reading, source
 from llavaflow.datasets._table_images import TableImages, tables_with_pictures
+from llavaflow.infra.errors import StageFailed
 
 BATCH = 256
 RECORDS = "data.jsonl"
@@ -64,6 +65,15 @@ class Pictures:
     def load(self, name: str) -> bytes | None:
         """The bytes of an image, or None when it is missing."""
         return next((data for source in self.sources if (data := source.load(name)) is not None), None)
+
+    def store_as(self, name: str) -> str:
+        """The name that an image will be stored by. Raises StageFailed when it is that of a different image."""
+        stored = shard_name(name)
+        first = self.origin.setdefault(stored, name)
+        if first != name and self.seen[first][1] != self.seen[name][1]:
+            told = f"{first} and {name} are different images that would both be stored as {stored}: rename one."
+            raise StageFailed(told)
+        return stored
 
     def stored(self, name: str) -> tuple[bytes, Probe, str]:
         """Bytes, size and digest of an image under the name that it is stored by."""
@@ -202,9 +212,8 @@ def _checked(sample: Sample, given: Input, pictures: Pictures) -> Sample:
     if fault:
         return sample.drop(fault)
     ids = [pictures.ids[digest] for _, digest in looks if digest in pictures.ids]
-    named = {shard_name(name): name for name in sample.images}
-    pictures.origin.update(named)
+    stored = tuple([pictures.store_as(name) for name in sample.images])
     parents = tuple(dict.fromkeys([*sample.parents, *[f"{given.fingerprint}:{name}" for name in ids]]))
-    return _renamed(sample, parents, images=tuple(named))
+    return _renamed(sample, parents, images=stored)
 
 

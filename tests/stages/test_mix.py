@@ -227,6 +227,23 @@ def test_two_different_images_under_one_name_are_refused(bench: Any, tmp_path: P
         bench.run(Mix(components=tuple(parts)))
 
 
+def test_names_that_are_stored_as_one_never_change_a_picture(bench: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name, colour in (("a.b.png", "red"), ("a_b.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    talk = _talk("<image> and <image>\nTwice the same?", "Yes.")
+    rows = [{"id": "1", "image": ["a.b.png", "a.b.png"], "conversations": talk}]
+    rows += [{"id": "2", "image": "a_b.png", "conversations": _talk("<image>\nWhich colour?", "Blue.")}]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    part = Component(name="own", source="llava-json", data=tmp_path / "data.json", images=tmp_path)
+    with pytest.raises(StageFailed, match=r"a\.b\.png and a_b\.png are different images.*rename one"):
+        bench.run(Mix(components=(part,)))
+    (tmp_path / "a_b.png").write_bytes((tmp_path / "a.b.png").read_bytes())
+    found = {row["id"]: row["image"] for row in records(bench.path(bench.run(Mix(components=(part,)))))}
+    assert found == {"own/1": ["a_b.png", "a_b.png"], "own/2": "a_b.png"}
+
+
 def test_croissant_metadata_is_valid(built: Any, tmp_path: Path) -> None:
     mlcroissant = pytest.importorskip("mlcroissant")
     root = built.path(built.run(mix(built, tmp_path)))
