@@ -231,9 +231,9 @@ def credentials(preflight: Preflight) -> Iterator[Problem]:
         mend = "set WANDB_API_KEY, or WANDB_MODE=offline, or run `wandb login`"
         if os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
             yield Problem(what=f"no key for Weights & Biases, which {TRACKERS} names", where="environment", mend=mend)
-    if not (os.environ.get("HF_TOKEN") or _home(".cache/huggingface/token").exists()):
+    if not _hub_token():
         for name, stage in preflight.waiting():
-            for text in sorted({text for text in texts(stage) if text.lower().startswith(GATED)}):
+            for text in sorted({text for text in texts(stage) if text.lower().startswith(GATED) and not _held(text)}):
                 mend = f"accept its licence at https://huggingface.co/{text} and set HF_TOKEN"
                 yield Problem(what=f"{text} is gated and there is no token", where=name, mend=mend)
 
@@ -248,6 +248,24 @@ def _paid(preflight: Preflight) -> Iterator[tuple[str, str, str]]:
             yield f"{name}.model", stage.model, MODEL
         elif isinstance(stage, (Evaluate, Judge)) and stage.review and stage.review.model != NAME:
             yield f"{name}.review.model", stage.review.model, NAME
+
+
+def _hub_token() -> bool:
+    """Whether the hub's client would find a token: where `hf auth login` leaves one, or in the environment."""
+    place = os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token"
+    given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    return bool(given) or Path(place).expanduser().is_file()
+
+
+def _held(model: str) -> bool:
+    """Whether the cache holds a model of the hub, which is then used without asking for it."""
+    cache = Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub").expanduser()
+    return any((cache / f"models--{model.replace('/', '--')}" / "snapshots").glob("*/config.json"))
+
+
+def _hub_home() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or Path(caches) / "huggingface").expanduser()
 
 
 def _home(path: str) -> Path:

@@ -79,6 +79,8 @@ ROWS_OF_PAIN = 33
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     """LLaVA-1.5 7B on two small files, with every kind of stage that a gate looks at, in a sound place."""
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "LLAVAFLOW_KERNELS", "LLAVAFLOW_TRACKERS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -261,6 +263,26 @@ def test_every_trap_is_met_or_cannot_be_fallen_into() -> None:
     assert met <= titles and {title for title in titles if title.startswith("trap: ")} <= met | {
         "trap: a mark inside an answer"
     }
+
+
+@pytest.mark.parametrize(
+    ("variable", "file"),
+    [
+        ("HF_HOME", "token"),
+        ("HF_HOME", "hub/models--meta-llama--Llama-2-7b-chat-hf/snapshots/1/config.json"),
+        ("HF_HUB_CACHE", "models--meta-llama--Llama-2-7b-chat-hf/snapshots/1/config.json"),
+        ("XDG_CACHE_HOME", "huggingface/token"),
+    ],
+)
+def test_a_gated_model_is_had_with_a_token_or_from_the_cache_wherever_they_lie(
+    case: Case, variable: str, file: str
+) -> None:
+    gated(case)
+    assert "credentials" in case.found()
+    case.patch.setenv(variable, str(case.folder / "hub"))
+    (case.folder / "hub" / file).parent.mkdir(parents=True, exist_ok=True)
+    (case.folder / "hub" / file).touch()
+    assert "credentials" not in case.found()
 
 
 def test_a_table_that_holds_its_questions_needs_no_question_file(case: Case) -> None:
