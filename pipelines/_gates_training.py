@@ -80,10 +80,14 @@ def precision(preflight: Preflight) -> Iterator[Problem]:
     for name, stage in _trains(preflight):
         kind, where = preflight.machine.kind, f"{name}.precision"
         if stage.precision == "bf16" and not preflight.machine.bf16:
-            mend = f"choose a newer kind, or --set {where}=fp16, or float32, which takes twice the memory"
+            scaled = f"{where}=fp16{'' if stage.zero else f' --set {name}.zero=1'}"
+            mend = f"choose a newer kind, or --set {scaled}, or float32, which takes twice the memory"
             yield Problem(what=f"{kind} has no bf16", where=where, mend=mend)
         if stage.precision == "fp16" and not preflight.machine.gpus:
             yield Problem(what="fp16 needs a GPU", where=f"{where} on {kind}", mend=f"--set {where}=float32")
+        elif stage.precision == "fp16" and stage.zero == 0:
+            what = "DeepSpeed scales the loss of fp16 under ZeRO alone"
+            yield Problem(what=what, where=where, mend=f"--set {name}.zero=1")
 
 
 def template(preflight: Preflight) -> Iterator[Problem]:

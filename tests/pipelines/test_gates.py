@@ -143,6 +143,7 @@ TROUBLES: tuple[tuple[str, Callable[[Case], None], str, str], ...] = (
     ("24 adapters on nothing", setting("pretrain", lora=ADAPTERS), "trainable", "language_model does not train"),
     ("25 another transformers", other_packages, "packages", "outside >=99"),
     ("26 bf16 on a chip without", old_chip, "precision", "has no bf16"),
+    ("26 fp16 whose loss nobody scales", setting("pretrain", precision="fp16", zero=0), "precision", "under ZeRO"),
     ("27 asked in another template", setting("evaluate", template="v0"), "evaluation", "template 'v0'"),
     ("27 asked in a template that nobody wrote", setting("evaluate", template="v7"), "evaluation", "no template 'v7'"),
     ("29 a judge without a key", a_judge_without_a_key, "credentials", "ask gpt-4"),
