@@ -24,6 +24,7 @@ from llavaflow.pipelines._volume import estimate_volume
 from llavaflow.stages._exam import QUESTIONS
 from llavaflow.stages.download import Download
 from llavaflow.stages.evaluate import Evaluate
+from llavaflow.stages.judge import Judge
 from llavaflow.stages.mix import Mix
 from llavaflow.stages.own_data import OwnData
 from llavaflow.stages.questions import Questions
@@ -160,10 +161,15 @@ def addresses(preflight: Preflight) -> Iterator[Problem]:
 
 
 def unbrought(recipe: Recipe, names: Collection[str]) -> Iterator[Problem]:
-    """Benchmarks that do not exist, or that are asked and not brought: an evaluation ends over them, after training."""
+    """Benchmarks that do not exist, are asked and not brought, or are scored by none or another than they need.
+
+    An evaluation ends over them, after training.
+    """
     for name in names:
         stage = recipe.stages[name]
         asked: Collection[str] = ()
+        if isinstance(stage, (Evaluate, Judge)):
+            yield from _unjudged(name, stage)
         if isinstance(stage, Questions):
             asked = stage.benchmarks
         elif isinstance(stage, Evaluate) and isinstance(stage.questions, Questions):
@@ -176,6 +182,22 @@ def unbrought(recipe: Recipe, names: Collection[str]) -> Iterator[Problem]:
         for unknown in (benchmark for benchmark in asked if benchmark not in benchmark_names()):
             mend = f"choose out of {', '.join(benchmark_names())}"
             yield Problem(what=f"there is no benchmark '{unknown}'", where=f"{name}.benchmarks", mend=mend)
+
+
+def _unjudged(name: str, stage: Evaluate | Judge) -> Iterator[Problem]:
+    """Open benchmarks among those of a rule, which has no number for them, and the other way round."""
+    by_rule = stage.benchmarks if isinstance(stage, Evaluate) else ()
+    reviewed = stage.review.benchmarks if stage.review else ()
+    for known in (benchmark for benchmark in by_rule if _judged(benchmark)):
+        mend = f"--set {name}.review.benchmarks={','.join((*reviewed, known))}, and leave it out of {name}.benchmarks"
+        yield Problem(what=f"{known} is scored by a judge alone", where=f"{name}.benchmarks", mend=mend)
+    for known in (benchmark for benchmark in reviewed if not _judged(benchmark)):
+        what = f"{known} is scored by its rule, or unknown, and no judge reviews it"
+        yield Problem(what=what, where=f"{name}.review.benchmarks", mend=f"leave it out of {name}.review.benchmarks")
+
+
+def _judged(benchmark: str) -> bool:
+    return benchmark in benchmark_names() and load_benchmark(benchmark).judged
 
 
 def refuse_unbrought(recipe: Recipe, missing: Collection[str]) -> None:

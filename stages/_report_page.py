@@ -82,7 +82,7 @@ def write_report(
         "title": title, "model": model, "questions": facts["samples"], "types": types,
         "series": [key for key in COLOURS if key in facts.get("mean", {})], "titles": TITLES,
         "mean": facts.get("mean", {}), "margin": facts.get("margin"), "scores": facts["scores"],
-        "judged": judged, "judged_columns": list(next(iter(judged.values()), {})), "judge": told or {},
+        "judged": judged, "judged_columns": _judged_columns(judged), "judge": told or {},
         "published": published, "columns": [column for column in ours if any(column in r for r in published.values())],
         "bars": bool(percents), "categories": [f"pictures/categories_{name}.png" for name in grouped],
         "radar": radar(drawn, shared, out / "pictures" / "radar.png"),
@@ -128,9 +128,14 @@ def _markdown(page: Mapping[str, Any]) -> str:
 
 
 def _judged_table(judged: Mapping[str, Mapping[str, Json]]) -> list[str]:
-    columns = list(dict.fromkeys(column for row in judged.values() for column in row))
+    columns = _judged_columns(judged)
     rows = [[name, *(str(row.get(column, "")) for column in columns)] for name, row in judged.items()]
     return [_line(cells) for cells in (["benchmark", *columns], ["---"] * (len(columns) + 1), *rows)]
+
+
+def _judged_columns(judged: Mapping[str, Mapping[str, Json]]) -> list[str]:
+    """What any of the judged benchmarks tells: LLaVA-Bench has categories, MM-Vet has none."""
+    return list(dict.fromkeys(column for row in judged.values() for column in row))
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -219,7 +219,7 @@ def a_question_that_is_none(case: Case) -> None:
 
 
 def a_judge_without_a_key(case: Case) -> None:
-    case.set("evaluate", review=Judging(model="gpt-4", benchmarks=("pope",)))
+    case.set("evaluate", review=Judging(model="gpt-4", benchmarks=()))
 
 
 def llama_3s_template_on_vicunas_checkpoint(case: Case) -> None:

@@ -87,3 +87,10 @@ def test_examples_show_their_own_pictures_and_hostile_text_as_text(tmp_path: Pat
     assert [(out / name).read_bytes() for name in shown] == [
         (pictures / name.removeprefix("pictures/")).read_bytes() for name in shown
     ]
+
+
+def test_every_column_of_a_judged_benchmark_is_on_the_page(tmp_path: Path) -> None:
+    judged = {"mmvet": {"score": 31.1, "n": 218}, "llava-bench-wild": {"score": 65.4, "conv": 58.8, "n": 60}}
+    facts = {"samples": 278, "scores": {}, "judged": judged}
+    write_report(tmp_path, facts=facts, title="Ours", model="m", ours={}, told={"title": "a judge", "date": "today"})
+    assert "58.8" in (tmp_path / "report.html").read_text() and "58.8" in (tmp_path / "report.md").read_text()
