@@ -160,7 +160,7 @@ def _text_config(name: str) -> Any:
     settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if "mm_projector_type" not in settings and "mm_vision_tower" not in settings:
         return None
-    architecture = str(settings.pop("architectures", ["LlavaLlamaForCausalLM"])[0])
+    architecture = str((settings.pop("architectures", None) or ["LlavaLlamaForCausalLM"])[0])
     kind = next((kind for word, kind in ORIGINAL_LANGUAGES.items() if word in architecture), None)
     if kind is None:
         raise InputError(f"{path} has architecture {architecture}; known: {', '.join(ORIGINAL_LANGUAGES)}.")

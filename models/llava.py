@@ -136,6 +136,9 @@ def build(
 def _configuration(design: Design, kind: Projector, tower: Any, text: Backbone) -> tuple[Any, Any]:
     """Configuration and class of the joined model."""
     shape, in_tiles = shape_of(tower.config), design.image_aspect == "anyres"
+    # the embeddings come before the first layer
+    if not -shape.layers - 1 <= design.select_layer <= shape.layers:
+        raise InputError(f"select_layer {design.select_layer}: the vision tower has {shape.layers} layers.")
     name = form(in_tiles=in_tiles, tower=shape.kind, language=text.config.model_type, depth=kind.depth)
     config_class, model_class = classes(name)
     patches_only = design.select_feature == "patch"

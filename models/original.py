@@ -20,7 +20,7 @@ from llavaflow.models import llava as llavas
 from llavaflow.models import projector as projectors
 from llavaflow.models.backbone import original_body
 from llavaflow.models.images import Aspect, Size, parse_pinpoints
-from llavaflow.models.llava import Design, Llava
+from llavaflow.models.llava import Design, Llava, SelectFeature
 from llavaflow.models.names import NEWLINE, TOWER, original_name, our_name
 from llavaflow.models.parts import in_use
 from llavaflow.models.vision import save_tower, shape_of
@@ -110,6 +110,9 @@ def _design(config: dict[str, Any], file: projectors.ProjectorFile, tower: str) 
     aspect: Any = config.get("image_aspect_ratio") or "square"
     if aspect not in get_args(Aspect):
         raise InputError(f"image_aspect_ratio {aspect}: known are {', '.join(get_args(Aspect))}.")
+    feature: Any = config.get("mm_vision_select_feature", "patch")
+    if feature not in get_args(SelectFeature):
+        raise InputError(f"mm_vision_select_feature {feature}: known are {', '.join(get_args(SelectFeature))}.")
     merge = config.get("mm_patch_merge_type", DEFAULT_MERGE)
     if aspect == "anyres" and merge != "spatial_unpad":
         raise InputError(
@@ -119,7 +122,7 @@ def _design(config: dict[str, Any], file: projectors.ProjectorFile, tower: str) 
         pinpoints=_pinpoints(config, tower) if aspect == "anyres" else (),
         projector=file.projector.kind,
         select_layer=config.get("mm_vision_select_layer", -2),
-        select_feature=config.get("mm_vision_select_feature", "patch"),
+        select_feature=feature,
         image_aspect=aspect,
         im_start_end=bool(config.get("mm_use_im_start_end", False)),
     )

@@ -88,7 +88,8 @@ def in_use(name: str, llava: Llava, from_layer: int = 0) -> bool:
         return int(stage.group(1)) >= from_layer if stage else from_layer == 0 and ".layernorm." not in name
     match = _LAYER.search(name)
     if match:
-        last: int = config.vision_config.num_hidden_layers + 1 + config.vision_feature_layer
+        selected: int = config.vision_feature_layer
+        last = selected if selected >= 0 else config.vision_config.num_hidden_layers + 1 + selected
         return from_layer <= int(match.group(1)) < last
     return from_layer == 0 and "post_layernorm" not in name and ".head." not in name
 

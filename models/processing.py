@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llavaflow.infra.errors import InputError
 from llavaflow.models import anyres
 from llavaflow.models.backbone import IMAGE_TOKEN
 from llavaflow.models.forms import IN_TILES
@@ -73,7 +74,13 @@ def load_processor(path: str, *, in_tiles: bool) -> Any:
     folder that carries code, although a processor needs none."""
     from transformers import LlavaNextProcessor, LlavaProcessor
 
-    return (LlavaNextProcessor if in_tiles else LlavaProcessor).from_pretrained(path, trust_remote_code=False)
+    try:
+        return (LlavaNextProcessor if in_tiles else LlavaProcessor).from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot load tokenizer and image processor of '{path}': {str(error).splitlines()[0]} A checkpoint needs "
+            "tokenizer.json and processor_config.json (or preprocessor_config.json) beside its weights."
+        ) from error
 
 
 def rule_of(processor: Any, config: Any) -> ImageRule:

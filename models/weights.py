@@ -72,10 +72,18 @@ def load_whole(model_class: Any, name: str, known: Sequence[str] = (), **setting
     from safetensors import SafetensorError
 
     try:
-        model, found = model_class.from_pretrained(name, output_loading_info=True, **settings)
+        # what has another shape is told here, in one line, and not in a report beside an error without names
+        model, found = model_class.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
     except (SafetensorError, UnpicklingError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the weights of '{name}' cannot be read: {reason}. Fetch or write them again.") from error
+    for key, held, wanted in sorted(found["mismatched_keys"]):
+        raise InputError(
+            f"'{name}' holds {key} of shape {tuple(held)} where its config.json says {tuple(wanted)}: "
+            "configuration and weights are of two models."
+        )
     lacks = sorted(found["missing_keys"])
     if lacks:
         raise InputError(f"'{name}' lacks {len(lacks)} weights of a {type(model).__name__}, such as {lacks[0]}.")

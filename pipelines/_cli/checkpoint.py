@@ -91,12 +91,16 @@ def _quiet() -> None:
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A scratch folder beside `out` that becomes it when all is written. Raises InputError when `out` is taken."""
+    """A scratch folder beside `out` that becomes it when all is written. Raises InputError when `out` is taken, or no
+    folder can be made there."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already and nothing is overwritten: name a new folder.")
     _quiet()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}. Choose another place.") from error
     try:
         yield scratch
         # mkdtemp makes folders for the owner's eyes only

@@ -81,8 +81,11 @@ def test_fresh_projector_depends_on_the_seed_alone(toy: Any, toy_foundation: Pat
     assert not torch.equal(weights(4), weights(3))
 
 
-def test_only_the_named_parts_train(toy_foundation: Path) -> None:
-    made = llava.build(str(toy_foundation / "clip"), str(toy_foundation / "language"), Design(select_layer=-2))
+@pytest.mark.parametrize("select_layer", [-2, 2])
+def test_only_the_named_parts_train(toy_foundation: Path, select_layer: int) -> None:
+    """The same hidden states, counted from the end or from the embeddings."""
+    design = Design(select_layer=select_layer)
+    made = llava.build(str(toy_foundation / "clip"), str(toy_foundation / "language"), design)
     counts = {count.part: count for count in parts.set_trainable(made, ["mm_projector", "vision_tower"], 1)}
     assert counts["mm_projector"].trainable == counts["mm_projector"].parameters == 32 * 48 + 48 + 48 * 48 + 48
     assert counts["language_model"].trainable == 0

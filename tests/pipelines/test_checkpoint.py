@@ -171,6 +171,9 @@ def test_a_siglip_without_its_last_layer_is_taken_as_next_saves_it(
 FOREIGN = {
     "image_aspect_ratio": ("anyres_max_9", "known are square, pad, anyres"),
     "mm_patch_merge_type": ("flat", "knows spatial_unpad alone"),
+    "mm_vision_select_feature": ("cls", "known are patch, cls_patch"),
+    "mm_vision_select_layer": (-40, "the vision tower has"),
+    "vocab_size": (9999, "configuration and weights are of two models"),
     "architectures": (["LlavaMistralForCausalLM"], "has no place for"),
 }
 
@@ -338,6 +341,8 @@ def bad(toy_foundation: Path, tmp_path: Path) -> Path:
     (tmp_path / "unsaid" / lora.CONFIG).write_text("{}", "utf-8")
     shutil.copytree(tmp_path / "hf", tmp_path / "listed")
     (tmp_path / "listed" / "config.json").write_text("[]", "utf-8")
+    shutil.copytree(tmp_path / "hf", tmp_path / "mute")
+    (tmp_path / "mute" / "tokenizer.json").unlink()
     return tmp_path
 
 
@@ -359,6 +364,8 @@ WRONG = {
     "tower as a base": ("inspect adapter --base clip", "a 'clip' model is no LLaVA that we know"),
     "base that is not there": ("inspect hf --base none", "none has no config.json"),
     "whole model for another base": ("inspect hf --base linear", "the recipe asks for linear"),
+    "no tokenizer": ("convert mute out --to original", "cannot load tokenizer and image processor of 'mute'"),
+    "output inside a file": ("convert hf hf/config.json/out --to original", "cannot write hf/config.json/out"),
     "configuration that is a list": ("inspect listed", "listed/config.json holds no JSON object"),
     "cut weights": ("apply-delta cut language out", "model.safetensors cannot be read as weights"),
 }
