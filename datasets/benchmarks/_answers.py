@@ -165,7 +165,11 @@ def _folder(folder: Path) -> Iterator[Answer]:
 
 def _joined(path: Path) -> Iterator[Answer]:
     """One category of MME as the official tool takes it: image, question, gold, reply, separated by tabs."""
-    for line, text in enumerate(read_bytes(path).decode("utf-8").splitlines(), start=1):
+    try:
+        lines = read_bytes(path).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a UTF-8 text: {error}.") from error
+    for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
         parts = text.split("\t")

@@ -115,6 +115,15 @@ def test_unreadable_answers_are_named(write: Any, content: str, message: str) ->
         read_answers(write("a.jsonl", content))
 
 
+def test_damaged_bytes_are_named(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b'{"question_id": 1, "text": "a"}\n' * 50, mtime=0))
+    packed[20:40] = bytes(20)
+    for name, data in (("a.jsonl.gz", bytes(packed)), ("existence.txt", b"\xff\xfe\t\t\t")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=name):
+            read_answers(tmp_path / name)
+
+
 def test_lines_that_end_in_commas_are_read(write: Any) -> None:
     answers = read_answers(
         write("a.json", '{"question_id": "1", "prediction": "A"},\n{"question_id": "2", "text": "B"},\n')
