@@ -114,10 +114,14 @@ class Reading:
         clean: str = value.strip()
         if len(clean) != len(value):
             self.repairs["edge-whitespace"] += 1
-        if "<" in clean and IMAGE_TOKEN in clean:
-            self.repairs["image-token-in-text"] += 1
-            clean = clean.replace(IMAGE_TOKEN, "").strip()
-        return clean
+        return self.without_image_tokens(clean).strip() if "<" in clean else clean
+
+    def without_image_tokens(self, text: str) -> str:
+        """A text as it is but for image tokens, which would stand for a picture."""
+        if IMAGE_TOKEN not in text:
+            return text
+        self.repairs["image-token-in-text"] += 1
+        return text.replace(IMAGE_TOKEN, "")
 
     def random(self, source: str, key: object) -> random.Random:
         """The dice of one record: the same whatever other records there are."""

@@ -13,7 +13,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from llavaflow.datasets._raw import elements, find, load, search
-from llavaflow.datasets._sample import IMAGE_TOKEN, Sample, Turn
+from llavaflow.datasets._sample import Sample, Turn
 from llavaflow.datasets._source import Reading, Source, rejected
 from llavaflow.infra.errors import InputError
 
@@ -122,10 +122,7 @@ def _context(raw: dict[str, Any], reading: Reading) -> str:
 
 def _line(text: str | None, reading: Reading) -> str:
     """A text on one line, its breaks written as \\n: the form in which upstream's files have them."""
-    line = (text or "").replace("\n", "\\n")
-    if IMAGE_TOKEN in line:
-        reading.repairs["image-token-in-text"] += 1
-    return line.replace(IMAGE_TOKEN, "")
+    return reading.without_image_tokens((text or "").replace("\n", "\\n"))
 
 
 def _lepa(parts: dict[str, str]) -> str:

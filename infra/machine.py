@@ -151,6 +151,7 @@ def load(path: Path) -> Machine:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the machine file {path}: {error}.") from error
     like = table.pop("like", None)
+    # a list of its names: what else a file may say has no hash
     if like is not None and like not in [*KINDS]:
         raise unknown("machine", str(like), KINDS, f"{path}, like")
     types = {field.name: type(field.default) for field in dataclasses.fields(Machine)}

@@ -22,6 +22,7 @@ from llavaflow.models.lora import CONFIG as ADAPTER
 from llavaflow.models.sizes import recognise_language
 from llavaflow.models.templates import for_family, names
 from llavaflow.models.templates import template as template_of
+from llavaflow.models.weights import read_object
 from llavaflow.pipelines._estimate import Estimate, estimate_training
 from llavaflow.pipelines._from_zoo import unlike, zoo_row
 from llavaflow.pipelines._gates import Gate, Preflight, Problem
@@ -271,10 +272,9 @@ def _own_config(stage: Train) -> tuple[dict[str, Any], str] | None:
 def _table(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None for a damaged one."""
     try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_object(file)
+    except (InputError, OSError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 def _start(name: str, stage: Train, config: Mapping[str, Any], where: str) -> Iterator[Problem]:

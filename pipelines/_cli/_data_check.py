@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 from llavaflow.infra.errors import InputError, unknown
 from llavaflow.pipelines._cli._data_open import opened
 from llavaflow.pipelines._cli._data_read import prepare_outs, write_records
-from llavaflow.pipelines._cli._options import emit, json_option, store_option
+from llavaflow.pipelines._cli._options import Command, emit, json_option, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,18 +41,18 @@ class Explained(click.Command):
                 formatter.write_dl(list(kinds.items()))
 
 
+def max_length_option(told: str) -> Callable[[Command], Command]:
+    """`--max-length`, which needs room for one token at least."""
+    kind = click.IntRange(min=1)
+    return click.option("--max-length", type=kind, default=MAX_LENGTH, show_default=True, help=told)
+
+
 @click.command(cls=Explained)
 @click.argument("file")
 @click.option("--images", type=FILE, help="Folder that image paths start from; without it, only images inside FILE.")
 @click.option("--template", "template_name", default="v1", show_default=True, help="Conversation template.")
 @click.option("--tokenizer", metavar="DIR", help="Tokenizer folder or name: exact lengths and a labels dry run.")
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=1),
-    default=MAX_LENGTH,
-    show_default=True,
-    help="Token limit of a sample, images included.",
-)
+@max_length_option("Token limit of a sample, images included.")
 @click.option(
     "--image-tokens",
     default="576",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llavaflow.pipelines._cli._data_check import MAX_LENGTH, image_rule, load_tokenizer
+from llavaflow.pipelines._cli._data_check import image_rule, load_tokenizer, max_length_option
 from llavaflow.pipelines._cli._data_open import opened
 from llavaflow.pipelines._cli._data_page import as_page, as_text
 from llavaflow.pipelines._cli._data_read import prepare_outs
@@ -32,13 +32,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--images", type=FILE, help="Folder that image paths start from, for a set without images of its own.")
 @click.option("--template", "template_name", default="v1", show_default=True, help="Conversation template.")
 @click.option("--tokenizer", metavar="DIR", help="Tokenizer folder or name: colours the very tokens that have labels.")
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=1),
-    default=MAX_LENGTH,
-    show_default=True,
-    help="Token limit (with --tokenizer).",
-)
+@max_length_option("Token limit (with --tokenizer).")
 @click.option("--image-tokens", default="576", show_default=True, help="Tokens of one image (with --tokenizer).")
 @click.option("--html", "page", type=FILE, metavar="OUT", help="Write a page with the images instead.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
