@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -170,9 +170,14 @@ def files(preflight: Preflight) -> Iterator[Problem]:
 
 def refuse_unnamed(recipe: Recipe, store: ArtifactStore, machine: Machine, missing: Collection[str]) -> None:
     """Raise InputError when a stage that would be made waits for what only its user can name."""
-    for problem in files(Preflight(recipe, store, machine)):
-        if problem.where.partition(".")[0] in missing:
-            raise InputError(f"nothing was started: {problem.where}: {problem.what}. Mend it with {problem.mend}.")
+    found = files(Preflight(recipe, store, machine))
+    refuse(problem for problem in found if problem.where.partition(".")[0] in missing)
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise InputError with the first of these problems, if there is one: a run would end over it."""
+    for problem in problems:
+        raise InputError(f"nothing was started: {problem.where}: {problem.what}. Mend it with {problem.mend}.")
 
 
 def disk(preflight: Preflight) -> Iterator[Problem]:

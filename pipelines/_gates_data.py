@@ -18,7 +18,7 @@ from llavaflow.datasets._images import ImageFolder
 from llavaflow.datasets._mixture import MIXTURES
 from llavaflow.datasets.benchmarks._benchmark import benchmark_names, load_benchmark
 from llavaflow.infra.errors import InputError
-from llavaflow.pipelines._gates import Gate, Preflight, Problem
+from llavaflow.pipelines._gates import Gate, Preflight, Problem, refuse
 from llavaflow.pipelines._recipe import Recipe
 from llavaflow.pipelines._volume import estimate_volume
 from llavaflow.stages._exam import QUESTIONS
@@ -202,8 +202,7 @@ def _judged(benchmark: str) -> bool:
 
 def refuse_unbrought(recipe: Recipe, missing: Collection[str]) -> None:
     """Raise InputError when a stage that would be made asks a benchmark that will not be there."""
-    for problem in unbrought(recipe, missing):
-        raise InputError(f"nothing was started: {problem.where}: {problem.what}. Mend it with {problem.mend}.")
+    refuse(unbrought(recipe, missing))
 
 
 def questions(preflight: Preflight) -> Iterator[Problem]:

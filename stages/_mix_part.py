@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,7 +24,7 @@ from llavaflow.datasets._records import Images
 from llavaflow.datasets._sample import Sample, to_llava
 from llavaflow.datasets._shards import TABLE, ImageTable
 from llavaflow.datasets._source import Reading, source
-from llavaflow.datasets._table_images import TableImages, tables_with_pictures
+from llavaflow.datasets._table_images import TableImages
 from llavaflow.infra.errors import StageFailed
 
 BATCH = 256
@@ -140,12 +140,12 @@ def spool(name: str, source_name: str, given: Input, pictures: Pictures | None, 
     return made
 
 
-def pictures_of(given: Input) -> Pictures | None:
-    """The images of an input: files in a folder, those of its image table, or those inside its raw tables."""
+def pictures_of(given: Input, tables: Sequence[Path]) -> Pictures | None:
+    """The images of an input: files in a folder, those of its image table, or those inside its raw `tables`."""
     found: list[Images] = [ImageFolder(given.images)] if given.images else []
     if not found and (given.root / TABLE).exists():
         found.append(ImageTable(given.root))
-    elif tables := tables_with_pictures(given.data):
+    elif tables:
         found.append(TableImages(tables))
     return Pictures(sources=found, ids=_image_ids(given.root)) if found else None
 

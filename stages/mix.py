@@ -134,7 +134,7 @@ class Mix(Stage):
         own = tables_with_pictures(given.data)
         place = (given.root, *([given.images] if given.images else []), *own)
         if place not in seen:
-            seen[place] = pictures_of(given)
+            seen[place] = pictures_of(given, own)
         pictures = seen[place]
         options = dict(option.partition("=")[::2] for option in component.options)
         reading = Reading(seed=self.seed, tolerate=self.tolerate, options=options)
